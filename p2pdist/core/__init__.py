@@ -1,0 +1,1 @@
+"""Value types and arithmetic that everything else is written in: standard library only, no I/O."""
