@@ -1,1 +1,1 @@
-"""."""
+"""References, descriptors, manifests, errors and auth challenges of OCI registries (pure), and the origin client."""
