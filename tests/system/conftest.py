@@ -1,0 +1,51 @@
+"""System tests: what they need, and that they leave nothing behind."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.network import namespaces, sweep
+from simulations.ownership import Owner
+from simulations.processes import marked_processes, poll_until, sweep_processes
+
+_HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(scope="session")
+def _swept() -> None:
+    """What earlier, killed runs left is gone before the first test."""
+    sweep_processes()
+    sweep()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(_swept: None) -> Iterator[None]:
+    """No process, namespace or mount of a module's tests outlives the module."""
+    mounts = _mounts()
+    yield
+    poll_until(lambda: not _left_processes(), "processes of these tests gone", 5)
+    assert [name for name in namespaces() if Owner.parse(name) == Owner.current()] == []
+    assert _mounts() - mounts == set()
+
+
+def _left_processes() -> list[int]:
+    mine = Owner.current()
+    return [pid for pid, owner in marked_processes().items() if owner == mine and pid != mine.pid]
+
+
+def _mounts() -> set[str]:
+    return {line.split(" ")[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+
+
+@pytest.fixture(scope="session")
+def needs_namespaces(require_root: None, require_program: Callable[[str], str]) -> None:
+    """Network namespaces with shaped links can be made here."""
+    require_program("ip")
+    require_program("tc")
