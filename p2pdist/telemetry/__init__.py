@@ -1,1 +1,1 @@
-"""."""
+"""What operators see: logging and metrics. Knows nothing of the parts that report through it."""
