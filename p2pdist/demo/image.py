@@ -9,7 +9,7 @@ import hashlib
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -17,7 +17,9 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput
 from p2pdist.core.units import format_size
 from p2pdist.demo.executable import ARCHITECTURES, greeting
-from p2pdist.demo.layout import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, MANIFEST, Entry, Layout
+from p2pdist.demo.layout import CONFIG, LAYER_GZIP, LAYER_TAR, Layout, as_json
+from p2pdist.oci.descriptor import Descriptor, Platform
+from p2pdist.oci.manifest import OCI_INDEX, OCI_MANIFEST
 
 REPOSITORY = "demo/app"
 MIN_SIZE_BYTES = 1 << 20
@@ -40,9 +42,9 @@ _LETTERS = (
 class PlatformImage:
     """What one platform's pull of an image takes: the manifest, and the config and layers that it lists."""
 
-    manifest: Entry
-    config: Entry
-    layers: tuple[Entry, ...]
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
 
     @property
     def blob_bytes(self) -> int:
@@ -56,7 +58,7 @@ class GeneratedImage:
 
     repository: str
     tag: str
-    index: Entry
+    index: Descriptor
     platforms: Mapping[str, PlatformImage]
 
     @property
@@ -91,7 +93,7 @@ def generate(directory: Path, size_bytes: int, versions: int = 2, seed: int = 0)
 class _Layer:
     """A stored layer and the digest of its tar before compression (OCI image config, `diff_ids`)."""
 
-    entry: Entry
+    entry: Descriptor
     diff_id: Digest
     made_by: str
 
@@ -149,12 +151,12 @@ def _application_layer(layout: Layout, size_bytes: int, seed: int, version: int)
 def _assemble(layout: Layout, tag: str, platforms: Mapping[str, list[_Layer]]) -> GeneratedImage:
     images = {architecture: _platform_image(layout, architecture, layers) for architecture, layers in platforms.items()}
     index = layout.add_document(
-        INDEX,
+        OCI_INDEX,
         {
             "schemaVersion": 2,
-            "mediaType": INDEX,
+            "mediaType": OCI_INDEX,
             "manifests": [
-                image.manifest.as_json() | {"platform": {"architecture": architecture, "os": "linux"}}
+                as_json(replace(image.manifest, platform=Platform("linux", architecture)))
                 for architecture, image in images.items()
             ],
         },
@@ -176,11 +178,11 @@ def _platform_image(layout: Layout, architecture: str, layers: list[_Layer]) -> 
     entries = tuple(layer.entry for layer in layers)
     manifest_document = {
         "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": config.as_json(),
-        "layers": [entry.as_json() for entry in entries],
+        "mediaType": OCI_MANIFEST,
+        "config": as_json(config),
+        "layers": [as_json(entry) for entry in entries],
     }
-    return PlatformImage(layout.add_document(MANIFEST, manifest_document), config, entries)
+    return PlatformImage(layout.add_document(OCI_MANIFEST, manifest_document), config, entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class _TarWriter:
         keep(digest)
         media_type = LAYER_TAR if self._gzip is None else LAYER_GZIP
         diff_id = Digest("sha256", self._tar_hash.hexdigest())
-        return _Layer(Entry(media_type, digest, self._file_bytes), diff_id, made_by)
+        return _Layer(Descriptor(media_type, digest, self._file_bytes), diff_id, made_by)
 
     def _header(self, name: str, kind: bytes, mode: int, size_bytes: int) -> None:
         member = tarfile.TarInfo(name)

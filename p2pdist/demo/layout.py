@@ -9,46 +9,31 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput
+from p2pdist.oci.descriptor import Descriptor
+from p2pdist.oci.manifest import OCI_INDEX
 
-INDEX = "application/vnd.oci.image.index.v1+json"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER_TAR = "application/vnd.oci.image.layer.v1.tar"
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
-_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-INDEXES = frozenset({INDEX, _DOCKER_LIST})
-MANIFESTS = frozenset({MANIFEST, _DOCKER_MANIFEST})
-
 _REF_NAME = "org.opencontainers.image.ref.name"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A descriptor: what a blob or manifest is, which it is, and how many bytes it has."""
-
-    media_type: str
-    digest: Digest
-    size_bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        """The descriptor as manifests and indexes carry it."""
-        return {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size_bytes}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Entry":
-        """The descriptor that `document` describes; raises `InvalidInput` when a field is missing or wrong."""
-        try:
-            return cls(str(document["mediaType"]), Digest.parse(document["digest"]), int(document["size"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInput(f"a descriptor lacks a usable {error}: {str(document)[:200]}") from error
+def as_json(descriptor: Descriptor) -> dict[str, Any]:
+    """The descriptor as manifests and indexes carry it; a platform goes with it, `urls` don't."""
+    document: dict[str, Any] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size_bytes,
+    }
+    if descriptor.platform is not None:
+        document["platform"] = {"architecture": descriptor.platform.architecture, "os": descriptor.platform.os}
+    return document
 
 
 class Layout:
@@ -81,37 +66,42 @@ class Layout:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def add_document(self, media_type: str, document: Mapping[str, Any]) -> Entry:
+    def add_document(self, media_type: str, document: Mapping[str, Any]) -> Descriptor:
         """Store `document` as JSON: a config, a manifest or an index."""
         body = json.dumps(document, separators=(",", ":")).encode()
         digest = Digest.of(body)
         with self.new_blob() as (file, keep):
             file.write(body)
             keep(digest)
-        return Entry(media_type, digest, len(body))
+        return Descriptor(media_type, digest, len(body))
 
-    def tag(self, name: str, entry: Entry) -> None:
-        """Let `name` (`repository:tag`) stand for `entry`; what it stood for before is forgotten."""
-        kept = [descriptor for descriptor in self._descriptors() if descriptor["annotations"].get(_REF_NAME) != name]
-        kept.append(entry.as_json() | {"annotations": {_REF_NAME: name}})
-        document = {"schemaVersion": 2, "mediaType": INDEX, "manifests": kept}
+    def tag(self, name: str, target: Descriptor) -> None:
+        """Let `name` (`repository:tag`) stand for `target`; what it stood for before is forgotten."""
+        kept = [entry for entry in self._descriptors() if entry["annotations"].get(_REF_NAME) != name]
+        kept.append(as_json(target) | {"annotations": {_REF_NAME: name}})
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": kept}
         fresh = self._index.with_suffix(".new")
         fresh.write_text(json.dumps(document, indent=1))
         os.replace(fresh, self._index)
 
-    def tags(self) -> dict[str, Entry]:
-        """Every name that `index.json` gives, and what it stands for."""
-        return {
-            descriptor["annotations"][_REF_NAME]: Entry.from_json(descriptor)
-            for descriptor in self._descriptors()
-            if _REF_NAME in descriptor["annotations"]
-        }
+    def tags(self) -> dict[str, Descriptor]:
+        """Every name that `index.json` gives, and what it stands for; raises `InvalidInput` for a damaged one."""
+        named = [entry for entry in self._descriptors() if _REF_NAME in entry["annotations"]]
+        try:
+            return {
+                entry["annotations"][_REF_NAME]: Descriptor(
+                    entry["mediaType"], Digest.parse(entry["digest"]), entry["size"]
+                )
+                for entry in named
+            }
+        except (KeyError, TypeError) as error:
+            raise InvalidInput(f"a descriptor in {self._index} lacks a usable {error}") from error
 
     def _descriptors(self) -> list[dict[str, Any]]:
         if not self._index.exists():
             return []
         try:
             document = json.loads(self._index.read_bytes())
-            return [{"annotations": {}} | descriptor for descriptor in document["manifests"]]
+            return [{"annotations": {}} | entry for entry in document["manifests"]]
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInput(f"{self._index} isn't the index of an OCI image layout: {error}") from error

@@ -1,0 +1,131 @@
+"""Child processes that live exactly as long as the block that started them: started, watched, stopped by pid.
+
+Knows command lines, logs and signals; knows nothing of what the processes are. A process that ends before its time is
+an error that shows the end of its log. SIGTERM comes first, SIGKILL when its deadline has passed; where util-linux's
+`setpriv` is at hand the kernel stops the children even if we are killed ourselves.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from p2pdist.core.errors import Unavailable
+
+STOP_SECONDS = 8.0
+_SHOWN_LINES = 15
+_SHOWN_BYTES = 16 * 1024
+
+
+class EndedEarly(Unavailable):
+    """A process ended before it was told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A child process and the file that its output goes to."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    pidfd: int
+    log: Path
+
+    async def wait(self) -> int:
+        """Wait for its end; returns the exit code, negative for a signal."""
+        while (code := self.popen.poll()) is None:
+            await trio.lowlevel.wait_readable(self.pidfd)
+        await trio.lowlevel.checkpoint()
+        return code
+
+    async def watch(self) -> None:
+        """Wait for its end and raise `EndedEarly`: it wasn't to end."""
+        code = await self.wait()
+        raise EndedEarly(f"{self.name} ended by itself with exit code {code}; {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log, for an error message."""
+        with self.log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _SHOWN_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
+        return "\n  ".join([f"the end of {self.log}:", *lines]) if lines else f"{self.log} is empty"
+
+
+class ProcessGroup:
+    """Starts processes whose end, if nobody stopped them, ends the block; made by `open_processes`."""
+
+    def __init__(self, log_directory: Path, nursery: trio.Nursery, running: list[Process]) -> None:
+        self._log_directory = log_directory
+        self._nursery = nursery
+        self.running = running
+
+    def start(self, name: str, command: Sequence[str]) -> Process:
+        """Start `command`; its output goes to `NAME.log`.
+
+        Called in the main thread: the kernel's watch over the parent is for the thread that started the child.
+        """
+        log = self._log_directory / f"{name}.log"
+        with log.open("ab") as output:
+            popen = subprocess.Popen(
+                [*_dies_with_us(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        process = Process(name, popen, os.pidfd_open(popen.pid), log)
+        self.running.append(process)
+        self._nursery.start_soon(process.watch)
+        return process
+
+
+@asynccontextmanager
+async def open_processes(log_directory: Path) -> AsyncIterator[ProcessGroup]:
+    """A group of processes, all of which have ended when the block is left, however it is left.
+
+    When one of them ends early the block is cancelled and `EndedEarly` raised; other errors of the block pass.
+    """
+    running: list[Process] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            yield ProcessGroup(log_directory, nursery, running)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _most_telling(group) from None
+    finally:
+        with trio.CancelScope(shield=True):
+            await _stop(running)
+
+
+def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The early end of a process rather than what it led to; the group itself when it holds several other errors."""
+    ended, _ = group.split(EndedEarly)
+    error: BaseException = group if ended is None else ended
+    while isinstance(error, BaseExceptionGroup) and (ended is not None or len(error.exceptions) == 1):
+        error = error.exceptions[0]
+    return error
+
+
+async def _stop(processes: Sequence[Process]) -> None:
+    """End all of them, and take away what the kernel keeps about them."""
+    for process in processes:
+        if process.popen.poll() is None:
+            process.popen.send_signal(signal.SIGTERM)
+    with trio.move_on_after(STOP_SECONDS):
+        for process in processes:
+            await process.wait()
+    for process in processes:
+        if process.popen.poll() is None:
+            process.popen.kill()
+        await process.wait()
+        os.close(process.pidfd)
+
+
+def _dies_with_us() -> list[str]:
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
