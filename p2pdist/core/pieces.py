@@ -111,6 +111,20 @@ class PieceSet:
         """The smallest number that isn't in the set; `count` when all are."""
         return self._first_missing
 
+    def first_missing_from(self, index: int) -> int:
+        """The smallest number from `index` on that isn't in the set; `count` when all are."""
+        if index < self._first_missing:
+            return self._first_missing
+        found = self._bits.find(0, index)
+        return self.count if found < 0 else found
+
+    def copy(self) -> "PieceSet":
+        """A set of its own with the same members."""
+        other = PieceSet(0)
+        other.count, other.size = self.count, self.size
+        other._bits, other._first_missing = bytearray(self._bits), self._first_missing
+        return other
+
     @property
     def complete(self) -> bool:
         """Whether every piece is in."""
