@@ -12,7 +12,7 @@ _SIZES = {"": 1, "B": 1} | {
 _SIZES |= {"kB": 1000}
 _RATES = {"bit/s": 1, "kbit/s": 10**3, "Mbit/s": 10**6, "Gbit/s": 10**9}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_FORM = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z/]*)\s*")
+_FORM = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z/]*)\s*")
 
 
 def _split(text: str, units: dict[str, int] | dict[str, float], kind: str, example: str) -> float:
