@@ -1,0 +1,232 @@
+"""One data socket: bytes in as whole frames, frames out in turns. Owned by the relay's thread; knows no rules.
+
+Reading: whole frames are cut from one buffer; SO_RCVLOWAT lets the kernel wait for the rest of a frame instead of
+waking us for every segment. Writing: control frames go first; pieces wait in a lane per generation and the lanes take
+turns frame by frame; data goes from the file by sendfile (over TLS: read and encrypted). TCP_NOTSENT_LOWAT keeps what
+waits in the kernel short, so that control frames aren't stuck behind it and buffers need no size of their own.
+"""
+
+import fcntl
+import os
+import socket
+import ssl
+import struct
+import termios
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from p2pdist.relay.frames import (
+    MAX_DATA_BYTES,
+    MAX_FRAME_BYTES,
+    PREFIX_BYTES,
+    PieceFrame,
+    Prefix,
+    encode_piece,
+    read_prefix,
+)
+from p2pdist.relay.transfer import Transfer
+
+_BUFFER_BYTES = 4 * MAX_FRAME_BYTES
+_NOTSENT_BYTES = 128 * 1024
+_TURN_BYTES = 512 * 1024
+_TCP_NOTSENT_LOWAT = 25
+
+
+class Outgoing(NamedTuple):
+    """A piece that waits to be sent, and the numbers that travel with it."""
+
+    transfer: Transfer
+    frame: PieceFrame
+
+
+class ConnectionEnded(Exception):
+    """The socket is closed, by the peer or by an error; the message says how."""
+
+
+class Connection:
+    """A connected, non-blocking socket with its buffers."""
+
+    def __init__(self, sock: socket.socket | ssl.SSLSocket, on_written: Callable[[Outgoing], None]) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
+        self.sock = sock
+        self.secure = isinstance(sock, ssl.SSLSocket)
+        self._on_written = on_written
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._low_water = 1
+        self._drained = False
+        self._control = bytearray()
+        self._lanes: OrderedDict[int, deque[tuple[Outgoing, int]]] = OrderedDict()
+        self._head = b""
+        self._body: tuple[int, int, int] | None = None
+        self._leaving: Outgoing | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    # Reading.
+
+    def read(self) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
+        """Whole frames that have arrived: prefix, meta, data. The views hold until the next step of the iterator.
+
+        Raises `ConnectionEnded` when the peer hung up, `ProtocolError` for what isn't a frame.
+        """
+        budget = _TURN_BYTES
+        while budget > 0:
+            received = self._receive()
+            if received is None:
+                return
+            budget -= received
+            yield from self._frames()
+            if self._drained:
+                return
+
+    def _receive(self) -> int | None:
+        if self._end == len(self._buffer) or self._start == self._end:
+            rest = self._end - self._start
+            self._view[:rest] = self._view[self._start : self._end]
+            self._start, self._end = 0, rest
+        try:
+            received = self.sock.recv_into(self._view[self._end :])
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except OSError as error:
+            raise ConnectionEnded(str(error)) from error
+        if not received:
+            raise ConnectionEnded("closed by the peer")
+        self._end += received
+        self._drained = not self.secure and self._end < len(self._buffer)
+        self.received_bytes += received
+        return received
+
+    def _frames(self) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
+        while self._end - self._start >= PREFIX_BYTES:
+            prefix = read_prefix(self._buffer, self._start)
+            missing = prefix.total_bytes - (self._end - self._start)
+            if missing > 0:
+                self._wait_for(missing)
+                return
+            meta = self._start + PREFIX_BYTES
+            data = meta + prefix.meta_bytes
+            self._start = data + prefix.data_bytes
+            yield prefix, self._view[meta:data], self._view[data : self._start]
+        self._wait_for(1)
+
+    def _wait_for(self, missing: int) -> None:
+        room = len(self._buffer) - self._end
+        if room < missing:
+            rest = self._end - self._start
+            self._view[:rest] = self._view[self._start : self._end]
+            self._start, self._end = 0, rest
+        if missing != self._low_water and not self.secure:
+            self._low_water = missing
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
+
+    # Writing.
+
+    def queue_control(self, frame: bytes) -> None:
+        """Send a small frame as soon as the one under way has ended."""
+        self._control += frame
+
+    def queue_piece(self, outgoing: Outgoing) -> None:
+        """Send a piece when its blob's turn comes."""
+        self._lanes.setdefault(outgoing.frame.generation, deque()).append((outgoing, 0))
+
+    def take_queued(self) -> list[Outgoing]:
+        """Take back the pieces of which no byte has left."""
+        taken: list[Outgoing] = []
+        for generation, lane in list(self._lanes.items()):
+            begun = deque(item for item in lane if item[1])
+            taken += [outgoing for outgoing, offset in lane if not offset]
+            if begun:
+                self._lanes[generation] = begun
+            else:
+                del self._lanes[generation]
+        return taken
+
+    def drop_generation(self, generation: int) -> None:
+        """Forget the pieces of a generation, except the frame that is under way."""
+        self._lanes.pop(generation, None)
+
+    def sends_from(self, fd: int) -> bool:
+        """Whether the frame under way is read from `fd`."""
+        return self._body is not None and self._body[0] == fd
+
+    @property
+    def has_output(self) -> bool:
+        """Whether anything waits to be written."""
+        return bool(self._control or self._head or self._body or self._lanes)
+
+    def write(self) -> bool:
+        """Write what the socket takes; True when something still waits. Raises `ConnectionEnded`."""
+        budget = _TURN_BYTES
+        try:
+            while budget > 0:
+                if not self._head and self._body is None and not self._next_frame():
+                    return False
+                budget -= self._send_some()
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return True
+        except OSError as error:
+            raise ConnectionEnded(str(error)) from error
+        return self.has_output
+
+    def _send_some(self) -> int:
+        if self._head:
+            flags = 0 if self.secure or self._body is None else socket.MSG_MORE
+            sent = self.sock.send(self._head, flags) if flags else self.sock.send(self._head)
+            self._head = self._head[sent:]
+        else:
+            assert self._body is not None
+            fd, offset, count = self._body
+            sent = os.sendfile(self.sock.fileno(), fd, offset, count)
+            if not sent:
+                raise OSError("the blob's file is shorter than its piece")
+            self._body = (fd, offset + sent, count - sent) if sent < count else None
+        self.sent_bytes += sent
+        if self._leaving is not None and not self._head and self._body is None:
+            outgoing, self._leaving = self._leaving, None
+            self._on_written(outgoing)
+        return sent
+
+    def _next_frame(self) -> bool:
+        if self._control:
+            self._head = bytes(self._control)
+            self._control.clear()
+            return True
+        if not self._lanes:
+            return False
+        generation, lane = self._lanes.popitem(last=False)
+        (outgoing, offset) = lane.popleft()
+        transfer, frame = outgoing
+        layout = transfer.spec.layout
+        length = layout.length(frame.piece)
+        count = min(MAX_DATA_BYTES, length - offset)
+        at = layout.offset(frame.piece) + offset
+        self._head = encode_piece(frame._replace(offset=offset), count)
+        if self.secure:
+            self._head += os.pread(transfer.fd, count, at)
+        else:
+            self._body = (transfer.fd, at, count)
+        if offset + count < length:
+            lane.appendleft((outgoing, offset + count))
+        else:
+            self._leaving = outgoing
+        if lane:
+            self._lanes[generation] = lane
+        transfer.counts.sent_bytes += count
+        return True
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What is on its way: in the kernel's queue, unacknowledged bytes included."""
+        queued = fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+        return int(struct.unpack("i", queued)[0])
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._view.release()
+        self.sock.close()

@@ -1,0 +1,486 @@
+"""The rules of the relay, for one node. Pure: no sockets, no clock, no bytes.
+
+The same engine runs in an agent, in the tracker that deals, in the tests and in the protocol model. A node is told what
+arrived (`pushed`, `offered`, `wanted`, `acked`, `refused`, `credited`, `written`), who is unreachable (`lost`) or back
+(`back`), and what it may deal (`deal`); it answers with actions, which the caller takes and carries out.
+
+How a piece travels. A push carries a *tag*, the sender's own number for "this member owes me an acknowledgement". The
+receiver serves its span (spans.py): a push, with a tag of its own, to each child. When all its children have
+acknowledged, it acknowledges to its parent: so an acknowledgement says that a whole span is served, and what isn't
+acknowledged is still the parent's to heal.
+
+How it heals. When a child is lost, each arc that it hasn't acknowledged goes to its heir, the next member of that arc,
+and from there on by *offer* instead of push: nobody knows how far the lost child came, and an offer costs a few bytes
+where the member has the piece already. Whoever is offered a piece that it lacks wants it, gets the bytes, and offers on
+along its span. So every live member gets every piece at least once, and bytes are sent twice only where a piece was on
+its way when its sender was lost. An arc whose last member is lost is served: nobody is left in it.
+
+How it is paced. The dealer gives each root a few pieces of credit. A root returns the credit as soon as half of its
+children were sent the piece, long before the acknowledgement, and never waits for the slow; measured (facts.md),
+waiting for nearly all children drags the fleet down to its slowest member. The next piece goes to the root with most
+credit, then to the one that was dealt least.
+"""
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from p2pdist.core.errors import ProtocolError
+from p2pdist.relay.spans import DEFAULT_FAN, Ring, arcs
+
+CREDIT_PIECES = 2
+CREDIT_FLOOR_BYTES = 1 << 20
+DEALS_ON_THE_WIRE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Send the bytes of a piece; `offered` marks the answer to a want, which is served on by offers."""
+
+    to: str
+    tag: int
+    generation: int
+    index: int
+    epoch: int
+    root: int
+    span: int
+    offered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Tell a member that it is to serve this span, and may have the bytes if it lacks them."""
+
+    to: str
+    tag: int
+    generation: int
+    index: int
+    epoch: int
+    root: int
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Ask for the bytes that were offered."""
+
+    to: str
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The whole span behind this tag is served."""
+
+    to: str
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The root can take another piece."""
+
+    to: str
+    tag: int
+
+
+Action = Push | Offer | Want | Ack | Credit
+
+
+@dataclass(slots=True)
+class _Duty:
+    """One span that this node serves: for a parent, or as the dealer (no parent)."""
+
+    parent: str | None
+    parent_tag: int
+    open_arcs: int = 0
+    children: int = 0
+    written: int = 0
+    owes_credit: bool = False
+    acknowledged: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One arc that was handed to `node` and isn't acknowledged."""
+
+    node: str
+    generation: int
+    index: int
+    ring: Ring
+    root: int
+    rank: int
+    span: int
+    duty: _Duty
+    by_offer: bool
+    written: bool = False
+
+
+@dataclass(slots=True)
+class _Dealing:
+    """What this node deals of one generation over one ring."""
+
+    ring: Ring
+    credit: dict[str, int]
+    given: dict[str, int]
+    ready: deque[tuple[int, bool]] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Generation:
+    held: Container[int]
+    piece_bytes: int
+    fan: int
+    rings: dict[int, Ring] = field(default_factory=dict)
+    dealings: dict[int, _Dealing] = field(default_factory=dict)
+    served: set[tuple[int, int, int]] = field(default_factory=set)
+    successors: dict[int, int] = field(default_factory=dict)
+
+    def dealing(self, epoch: int) -> _Dealing | None:
+        """What took over the dealing of `epoch`: itself, or the dealing that replaced it."""
+        while epoch in self.successors:
+            epoch = self.successors[epoch]
+        return self.dealings.get(epoch)
+
+
+class Engine:
+    """The relay's rules for the node `me`; see the module's essay."""
+
+    def __init__(self, me: str, rng: random.Random | None = None) -> None:
+        self.me = me
+        self._rng = rng or random.Random()
+        self._generations: dict[int, _Generation] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._tags_of: defaultdict[str, set[int]] = defaultdict(set)
+        self._down: set[str] = set()
+        self._actions: list[Action] = []
+        self._next_tag = 1
+        self._deals_unwritten = 0
+        self.takeovers = 0
+
+    # What the owner of the connections tells.
+
+    def open(self, generation: int, held: Container[int], piece_bytes: int, fan: int = DEFAULT_FAN) -> None:
+        """Take part in a generation; `held` says which pieces this node has, now and later."""
+        if generation not in self._generations:
+            self._generations[generation] = _Generation(held, piece_bytes, fan)
+
+    def close(self, generation: int) -> None:
+        """Forget a generation and every duty in it."""
+        self._generations.pop(generation, None)
+        for tag in [tag for tag, pending in self._pending.items() if pending.generation == generation]:
+            self._drop(tag)
+
+    def add_ring(self, generation: int, ring: Ring) -> None:
+        """Learn the members of an epoch. Deals that wait for a root go on over the newest ring that this node deals."""
+        state = self._generations[generation]
+        if ring.epoch in state.rings:
+            return
+        state.rings[ring.epoch] = ring
+
+    def knows(self, generation: int, epoch: int) -> bool:
+        """Whether pieces of this epoch can be judged yet."""
+        state = self._generations.get(generation)
+        return state is not None and epoch in state.rings
+
+    def admit(self, sender: str, generation: int, index: int, epoch: int, root: int, span: int, offered: bool) -> None:
+        """Raise `ProtocolError` when `sender` had no business to send this piece with this span to us."""
+        state = self._generations[generation]
+        ring = state.rings[epoch]
+        if self.me not in ring or not 0 <= root < len(ring) or not 0 <= span < len(ring):
+            raise ProtocolError(f"a span of {span} from root {root} isn't on the ring of epoch {epoch}")
+        if offered:
+            if sender not in ring and sender != ring.dealer:
+                raise ProtocolError(f"{sender} offers piece {index} but isn't a member of epoch {epoch}")
+            return
+        place = ring.place(self.me, root, state.fan)
+        if span != place.span or sender != ring.parent(self.me, root, state.fan):
+            raise ProtocolError(
+                f"{sender} sent piece {index} of epoch {epoch}, root {root}, with span {span};"
+                f" our place has span {place.span} and parent {ring.parent(self.me, root, state.fan)}"
+            )
+
+    def pushed(self, sender: str, push: Push) -> None:
+        """A piece arrived (verified and written, or held before): serve its span and acknowledge in time."""
+        state = self._generations[push.generation]
+        key = (push.index, push.epoch, push.root)
+        if not push.offered:
+            if key in state.served:
+                self._actions.append(Ack(sender, push.tag))
+                return
+            state.served.add(key)
+        duty = _Duty(sender, push.tag)
+        ring = state.rings[push.epoch]
+        duty.owes_credit = sender == ring.dealer
+        self._serve(duty, push, ring, state.fan, by_offer=push.offered)
+
+    def offered(self, sender: str, offer: Offer) -> None:
+        """A span is handed to us; want the bytes, or serve it with what we hold."""
+        state = self._generations[offer.generation]
+        if offer.index not in state.held:
+            self._actions.append(Want(sender, offer.tag))
+            return
+        ring = state.rings[offer.epoch]
+        duty = _Duty(sender, offer.tag)
+        duty.owes_credit = sender == ring.dealer
+        self._serve(duty, offer, ring, state.fan, by_offer=True)
+
+    def wanted(self, sender: str, tag: int) -> None:
+        """A member that we offered a piece to lacks it."""
+        pending = self._of(sender, tag)
+        if pending is not None:
+            self._actions.append(self._push(tag, pending, offered=True))
+
+    def acked(self, sender: str, tag: int) -> None:
+        """A member has served its whole span."""
+        pending = self._of(sender, tag)
+        if pending is not None:
+            self._drop(tag)
+            self._arc_done(pending)
+
+    def refused(self, sender: str, tag: int) -> None:
+        """A member can't serve this span: its heir does."""
+        pending = self._of(sender, tag)
+        if pending is not None:
+            self._drop(tag)
+            self._to_heir(pending)
+
+    def credited(self, sender: str, tag: int) -> None:
+        """A root can take another piece."""
+        pending = self._of(sender, tag)
+        if pending is not None:
+            self._return_credit(pending)
+
+    def written(self, tag: int) -> None:
+        """The bytes of a push have left for the network."""
+        pending = self._pending.get(tag)
+        if pending is None or pending.written:
+            return
+        pending.written = True
+        duty = pending.duty
+        if duty.parent is None:
+            self._deals_unwritten -= 1
+            self._deal_on(pending.generation)
+        else:
+            duty.written += 1
+            self._maybe_credit(duty)
+
+    def lost(self, node: str) -> None:
+        """`node` is unreachable or frozen: its arcs go to their heirs, and it gets nothing until it is back."""
+        self._down.add(node)
+        for tag in sorted(self._tags_of.pop(node, ())):
+            pending = self._pending.pop(tag)
+            self._settle_deal(pending)
+            self._to_heir(pending)
+        for generation in list(self._generations):
+            self._deal_on(generation)
+
+    def back(self, node: str) -> None:
+        """`node` can be reached again."""
+        if node in self._down:
+            self._down.discard(node)
+            for generation in list(self._generations):
+                self._deal_on(generation)
+
+    def owed_by(self, node: str) -> bool:
+        """Whether `node` owes us an acknowledgement."""
+        return bool(self._tags_of.get(node))
+
+    def is_down(self, node: str) -> bool:
+        """Whether `node` was lost and isn't back."""
+        return node in self._down
+
+    def soften(self, tag: int) -> Offer | None:
+        """The offer that replaces a push which hasn't begun, after a freeze of ours: others may have taken it over."""
+        pending = self._pending.get(tag)
+        if pending is None:
+            return None
+        pending.by_offer = True
+        self._leave_the_wire(pending)
+        return self._offer(tag, pending)
+
+    # What a dealer does besides.
+
+    def start_dealing(self, generation: int, ring: Ring) -> None:
+        """Be ready to deal over `ring`, of which this node is the dealer."""
+        self.add_ring(generation, ring)
+        state = self._generations[generation]
+        credit = max(CREDIT_PIECES, -(-CREDIT_FLOOR_BYTES // (state.piece_bytes * max(1, len(ring)))))
+        members = ring.members
+        state.dealings[ring.epoch] = _Dealing(ring, dict.fromkeys(members, credit), dict.fromkeys(members, 0))
+
+    def replace_dealing(self, generation: int, old_epoch: int, ring: Ring) -> None:
+        """As `start_dealing`, taking over what waits, the credit that is out and the counts of `old_epoch`.
+
+        A member that is new starts at the count of the member that was dealt least, so that it isn't dealt everything.
+        """
+        state = self._generations[generation]
+        self.start_dealing(generation, ring)
+        old = state.dealings.pop(old_epoch, None)
+        if old is None:
+            return
+        state.successors[old_epoch] = ring.epoch
+        dealing = state.dealings[ring.epoch]
+        dealing.ready.extend(old.ready)
+        least = min((old.given[node] for node in ring.members if node in old.given), default=0)
+        for node in ring.members:
+            dealing.given[node] = old.given.get(node, least)
+            dealing.credit[node] = old.credit.get(node, dealing.credit[node])
+        self._deal_on(generation)
+
+    def deal(self, generation: int, epoch: int, index: int, by_offer: bool = False) -> None:
+        """A piece may be dealt over the ring of `epoch`; `by_offer` where some members have it already."""
+        self._generations[generation].dealings[epoch].ready.append((index, by_offer))
+        self._deal_on(generation)
+
+    def undealt(self, generation: int) -> int:
+        """How many pieces wait for a root with credit."""
+        state = self._generations.get(generation)
+        return sum(len(dealing.ready) for dealing in state.dealings.values()) if state else 0
+
+    def unfinished(self, generation: int) -> int:
+        """How many arcs of this generation aren't acknowledged to us."""
+        return sum(pending.generation == generation for pending in self._pending.values())
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done now, in order; empties the list."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    # Inside.
+
+    def _of(self, sender: str, tag: int) -> _Pending | None:
+        pending = self._pending.get(tag)
+        return pending if pending is not None and pending.node == sender else None
+
+    def _serve(self, duty: _Duty, what: Push | Offer, ring: Ring, fan: int, by_offer: bool) -> None:
+        rank = ring.rank(self.me)
+        children = arcs(what.span, fan)
+        duty.open_arcs = duty.children = len(children)
+        ordered = list(children)
+        self._rng.shuffle(ordered)
+        for arc in ordered:
+            self._hand(duty, what, ring, rank + arc.offset, arc.span, by_offer)
+        self._maybe_credit(duty)
+        self._maybe_ack(duty)
+
+    def _hand(
+        self, duty: _Duty, what: Push | Offer | _Pending, ring: Ring, rank: int, span: int, by_offer: bool
+    ) -> None:
+        """Give an arc to its first member that isn't down; an arc without one is served."""
+        while span >= 0:
+            node = ring.at(rank)
+            if node not in self._down and node != self.me:
+                pending = _Pending(node, what.generation, what.index, ring, what.root, rank, span, duty, by_offer)
+                tag = self._new_tag()
+                self._pending[tag] = pending
+                self._tags_of[node].add(tag)
+                if duty.parent is None:
+                    self._deals_unwritten += not by_offer
+                    pending.written = by_offer
+                self._actions.append(self._offer(tag, pending) if by_offer else self._push(tag, pending, False))
+                return
+            rank, span, by_offer = rank + 1, span - 1, True
+        duty.open_arcs -= 1
+        self._maybe_ack(duty)
+
+    def _to_heir(self, pending: _Pending) -> None:
+        self.takeovers += 1
+        self._hand(pending.duty, pending, pending.ring, pending.rank + 1, pending.span - 1, by_offer=True)
+
+    def _push(self, tag: int, pending: _Pending, offered: bool) -> Push:
+        return Push(
+            pending.node,
+            tag,
+            pending.generation,
+            pending.index,
+            pending.ring.epoch,
+            pending.root,
+            pending.span,
+            offered,
+        )
+
+    def _offer(self, tag: int, pending: _Pending) -> Offer:
+        return Offer(
+            pending.node, tag, pending.generation, pending.index, pending.ring.epoch, pending.root, pending.span
+        )
+
+    def _new_tag(self) -> int:
+        while self._next_tag in self._pending:
+            self._next_tag = self._next_tag % 0xFFFFFFFF + 1
+        tag = self._next_tag
+        self._next_tag = tag % 0xFFFFFFFF + 1
+        return tag
+
+    def _drop(self, tag: int) -> None:
+        pending = self._pending.pop(tag)
+        self._tags_of[pending.node].discard(tag)
+        self._settle_deal(pending)
+
+    def _settle_deal(self, pending: _Pending) -> None:
+        """Give back what an ended deal holds: its place on the wire and its root's credit."""
+        if pending.duty.parent is None:
+            self._leave_the_wire(pending)
+            self._return_credit(pending)
+
+    def _leave_the_wire(self, pending: _Pending) -> None:
+        if pending.duty.parent is None and not pending.written:
+            pending.written = True
+            self._deals_unwritten -= 1
+
+    def _arc_done(self, pending: _Pending) -> None:
+        pending.duty.open_arcs -= 1
+        if pending.duty.parent is not None and not pending.written:
+            pending.duty.written += 1
+            self._maybe_credit(pending.duty)
+        self._maybe_ack(pending.duty)
+
+    def _maybe_ack(self, duty: _Duty) -> None:
+        if duty.open_arcs == 0 and duty.parent is not None and not duty.acknowledged:
+            duty.acknowledged = True
+            self._actions.append(Ack(duty.parent, duty.parent_tag))
+
+    def _maybe_credit(self, duty: _Duty) -> None:
+        if duty.parent is not None and duty.owes_credit and 2 * duty.written >= duty.children:
+            duty.owes_credit = False
+            self._actions.append(Credit(duty.parent, duty.parent_tag))
+
+    def _return_credit(self, pending: _Pending) -> None:
+        """Give the root of a deal its credit back, once."""
+        if not pending.duty.owes_credit:
+            return
+        pending.duty.owes_credit = False
+        state = self._generations.get(pending.generation)
+        dealing = state.dealing(pending.ring.epoch) if state else None
+        root = pending.ring.at(pending.root)
+        if dealing is not None and root in dealing.credit:
+            dealing.credit[root] += 1
+            self._deal_on(pending.generation)
+
+    def _deal_on(self, generation: int) -> None:
+        state = self._generations.get(generation)
+        if state is None:
+            return
+        for dealing in list(state.dealings.values()):
+            while dealing.ready and self._deals_unwritten < DEALS_ON_THE_WIRE:
+                root = self._next_root(dealing)
+                if root is None:
+                    break
+                index, by_offer = dealing.ready.popleft()
+                dealing.credit[root] -= 1
+                dealing.given[root] += 1
+                rank = dealing.ring.rank(root)
+                duty = _Duty(None, 0, open_arcs=1, owes_credit=True)
+                span = len(dealing.ring) - 1
+                seed = Push("", 0, generation, index, dealing.ring.epoch, rank, span)
+                self._hand(duty, seed, dealing.ring, rank, span, by_offer)
+
+    def _next_root(self, dealing: _Dealing) -> str | None:
+        able = [node for node, credit in dealing.credit.items() if credit > 0 and node not in self._down]
+        if not able:
+            return None
+        most = max(dealing.credit[node] for node in able)
+        able = [node for node in able if dealing.credit[node] == most]
+        least = min(dealing.given[node] for node in able)
+        return self._rng.choice([node for node in able if dealing.given[node] == least])

@@ -1,0 +1,96 @@
+"""The relay as the rest of a process sees it: a thread with a mailbox. Every method may be called from any thread."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+
+from p2pdist.pki.vouch import Verifier
+from p2pdist.relay.notices import Notice
+from p2pdist.relay.reactor import NodeAddress, Reactor
+from p2pdist.relay.session import TlsContexts
+from p2pdist.relay.spans import Ring
+from p2pdist.relay.transfer import Counts, Transfer, TransferSpec
+
+_STOP_SECONDS = 5.0
+
+
+class RelayNode:
+    """One node of the relay; use as a context manager.
+
+    `me` is the node's id. `listeners` are bound, listening, non-blocking sockets, which the node owns from now on.
+    `notify` is called in the relay's thread and must be quick. Without `tls` private blobs can't be relayed.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        listeners: Iterable[socket.socket],
+        verifier: Verifier,
+        notify: Callable[[Notice], None],
+        tls: TlsContexts | None = None,
+    ) -> None:
+        self._reactor = Reactor(me, listeners, verifier, notify, tls)
+        self._thread = threading.Thread(target=self._reactor.run, name="relay", daemon=True)
+
+    def __enter__(self) -> "RelayNode":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reactor.post(self._reactor.stop)
+        self._thread.join(_STOP_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the relay's thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def peers(self) -> int:
+        """How many nodes are connected."""
+        return self._reactor.peers
+
+    @property
+    def takeovers(self) -> int:
+        """How many spans were handed to an heir so far."""
+        return self._reactor.engine.takeovers
+
+    def set_secrets(self, secrets: list[bytes]) -> None:
+        """The relay secrets that are valid, the one to prove with first."""
+        self._reactor.post(lambda: self._reactor.set_secrets(secrets))
+
+    def set_nodes(self, nodes: dict[str, NodeAddress], keep: Iterable[str] = ()) -> None:
+        """Who holds a lease, and where; links to `keep` are held open. The others' connections are closed."""
+        kept = set(keep)
+        self._reactor.post(lambda: self._reactor.set_nodes(nodes, kept))
+
+    def open(self, spec: TransferSpec) -> Counts:
+        """Take part in a generation; the counts grow while it goes on. Raises OSError when no descriptor is left."""
+        transfer = Transfer.begin(spec)
+        self._reactor.post(lambda: self._reactor.open(transfer))
+        return transfer.counts
+
+    def close(self, generation: int) -> None:
+        """End our part in a generation."""
+        self._reactor.post(lambda: self._reactor.close_generation(generation))
+
+    def add_ring(self, generation: int, ring: Ring) -> None:
+        """Learn the members of an epoch."""
+        self._reactor.post(lambda: self._reactor.add_ring(generation, ring))
+
+    def start_dealing(self, generation: int, ring: Ring, replaces: int | None = None) -> None:
+        """Be the dealer of an epoch, in place of the epoch `replaces` if given."""
+        self._reactor.post(lambda: self._reactor.start_dealing(generation, ring, replaces))
+
+    def deal(self, generation: int, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool = False) -> None:
+        """Deal pieces (index, hash, encoded vouch) that the file has; by offer where members may have them."""
+        self._reactor.post(lambda: self._reactor.deal(generation, epoch, pieces, by_offer))
+
+    def deal_held(self, generation: int, epoch: int, indices: Iterable[int]) -> None:
+        """Deal on pieces that came to us by this relay: a fill."""
+        wanted = list(indices)
+        self._reactor.post(lambda: self._reactor.deal_held(generation, epoch, wanted))
+
+    def watch(self, generation: int) -> None:
+        """Ask for the notice `DealsDone`."""
+        self._reactor.post(lambda: self._reactor.watch(generation))

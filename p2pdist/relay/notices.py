@@ -1,0 +1,42 @@
+"""What the relay's thread tells the rest of its process."""
+
+from dataclasses import dataclass
+
+from p2pdist.core.errors import P2PDistError
+
+
+@dataclass(frozen=True, slots=True)
+class BadPiece:
+    """A piece with wrong bytes or a wrong signature came from `node`; it was dropped, with the connection."""
+
+    generation: int
+    node: str
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRejected:
+    """A connection was closed because its peer broke the protocol or doesn't belong to the fleet."""
+
+    node: str
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFailed:
+    """The node can't go on with a generation, for example because its disk is full."""
+
+    generation: int
+    error: P2PDistError
+
+
+@dataclass(frozen=True, slots=True)
+class DealsDone:
+    """All that this node dealt of a generation is acknowledged."""
+
+    generation: int
+
+
+Notice = BadPiece | PeerRejected | TransferFailed | DealsDone

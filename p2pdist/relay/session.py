@@ -1,0 +1,189 @@
+"""One data connection from first byte to last: dialling or accepting, TLS if it begins so, handshake, frames.
+
+Owned by the relay's thread; the reactor tells it about readiness and gets whole frames back. The pieces that arrive in
+several frames are put together here.
+"""
+
+import errno
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from p2pdist.core.errors import ProtocolError
+from p2pdist.pki.contexts import explain, peer_identity
+from p2pdist.relay.connection import Connection, ConnectionEnded, Outgoing
+from p2pdist.relay.frames import Kind, PieceFrame, Prefix
+from p2pdist.relay.handshake import Handshake
+from p2pdist.relay.liveness import Liveness
+
+HANDSHAKE_SECONDS = 5.0
+DIAL_SECONDS = 1.0
+_TLS_RECORD_HANDSHAKE = 0x16
+_MAX_PARTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """The two ends of mutual TLS between members of the fleet."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+class Phase(Enum):
+    """How far a connection has come."""
+
+    DIALLING = auto()
+    SNIFFING = auto()
+    ENCRYPTING = auto()
+    GREETING = auto()
+    READY = auto()
+
+
+@dataclass(slots=True)
+class Part:
+    """A piece of which not all frames have arrived."""
+
+    first: PieceFrame
+    data: bytearray
+    received_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """A data connection and what is known of its other end."""
+
+    sock: socket.socket | ssl.SSLSocket
+    phase: Phase
+    deadline: float
+    handshake: Handshake
+    tls: TlsContexts | None
+    on_written: Callable[[Outgoing], None]
+    dialled_node: str | None = None
+    wants_tls: bool = False
+    node: str = ""
+    connection: Connection | None = None
+    liveness: Liveness = field(default_factory=lambda: Liveness(0.0, 0.0))
+    owing: bool = False
+    parts: dict[int, Part] = field(default_factory=dict)
+    events: int = 0
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted and its peer showed a certificate."""
+        return isinstance(self.sock, ssl.SSLSocket)
+
+    def wanted_events(self) -> int:
+        """What epoll is to wait for."""
+        if self.phase is Phase.DIALLING:
+            return select.EPOLLOUT
+        if self.phase is Phase.ENCRYPTING:
+            return self.events or select.EPOLLIN
+        waiting = self.connection is not None and self.connection.has_output
+        return select.EPOLLIN | (select.EPOLLOUT if waiting else 0)
+
+    def advance(self) -> None:
+        """Go on with whatever comes before frames; raises `ConnectionEnded` or `ProtocolError`."""
+        if self.phase is Phase.DIALLING:
+            failure = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failure:
+                raise ConnectionEnded(f"{os.strerror(failure)} ({errno.errorcode.get(failure, failure)})")
+            if self.wants_tls:
+                self._encrypt(server_side=False)
+            else:
+                self._greet()
+        elif self.phase is Phase.SNIFFING:
+            try:
+                first = self.sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise ConnectionEnded(str(error)) from error
+            if not first:
+                raise ConnectionEnded("closed by the peer")
+            if first[0] == _TLS_RECORD_HANDSHAKE:
+                self._encrypt(server_side=True)
+            else:
+                self._greet()
+        if self.phase is Phase.ENCRYPTING:
+            self._go_on_encrypting()
+
+    def _encrypt(self, server_side: bool) -> None:
+        if self.tls is None:
+            raise ProtocolError("the peer wants TLS, but this node has no certificate")
+        context = self.tls.server if server_side else self.tls.client
+        self.sock = context.wrap_socket(self.sock, server_side=server_side, do_handshake_on_connect=False)
+        self.phase = Phase.ENCRYPTING
+
+    def _go_on_encrypting(self) -> None:
+        assert isinstance(self.sock, ssl.SSLSocket)
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            self.events = select.EPOLLIN
+        except ssl.SSLWantWriteError:
+            self.events = select.EPOLLOUT
+        except ssl.SSLError as error:
+            raise ProtocolError(f"TLS between relay members failed: {explain(error)}") from error
+        except OSError as error:
+            raise ConnectionEnded(str(error)) from error
+        else:
+            self._greet()
+
+    def _greet(self) -> None:
+        self.phase = Phase.GREETING
+        self.connection = Connection(self.sock, self.on_written)
+        self.connection.queue_control(self.handshake.hello())
+
+    def greet(self, kind: Kind, meta: memoryview) -> bool:
+        """Take a frame of the handshake; True when it is done and `node` says who the peer is."""
+        assert self.connection is not None
+        answer = self.handshake.receive(kind, meta)
+        if answer:
+            self.connection.queue_control(answer)
+        if self.handshake.peer is None:
+            return False
+        if self.dialled_node is not None and self.handshake.peer != self.dialled_node:
+            raise ProtocolError(f"dialled {self.dialled_node}, but {self.handshake.peer} answered")
+        if self.secure:
+            identity = peer_identity(self.sock)
+            if identity is None or identity.id != self.handshake.peer:
+                raise ProtocolError(f"{self.handshake.peer} showed the certificate of {identity}")
+        self.node = self.handshake.peer
+        self.phase = Phase.READY
+        return True
+
+    def read(self) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
+        """Whole frames that have arrived."""
+        assert self.connection is not None
+        return self.connection.read()
+
+    def add_part(self, frame: PieceFrame, data: memoryview, piece_bytes: int) -> tuple[PieceFrame, memoryview] | None:
+        """Put a frame to the others of its piece; the first frame and all bytes when that was the last."""
+        if frame.offset == 0:
+            if len(data) == piece_bytes:
+                return frame, data
+            if len(self.parts) >= _MAX_PARTS:
+                raise ProtocolError(f"more than {_MAX_PARTS} blobs interleaved on one connection")
+            part = self.parts[frame.generation] = Part(frame, bytearray(piece_bytes))
+        else:
+            part = self.parts.get(frame.generation) or Part(frame, bytearray())
+            if part.first.piece != frame.piece or part.received_bytes != frame.offset or part.first.tag != frame.tag:
+                raise ProtocolError(f"part {frame.offset} of piece {frame.piece} doesn't follow what came before")
+        part.data[frame.offset : frame.offset + len(data)] = data
+        part.received_bytes += len(data)
+        if part.received_bytes < piece_bytes:
+            return None
+        del self.parts[frame.generation]
+        return part.first, memoryview(part.data)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self.connection is not None:
+            self.connection.close()
+        else:
+            self.sock.close()

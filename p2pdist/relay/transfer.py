@@ -1,0 +1,124 @@
+"""One generation of a blob as a node has it: the file, the vouches, and what was received from whom.
+
+Owned by the relay's thread. Bytes reach the file through one door, the `PieceFile`; nothing is written that isn't
+vouched for.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import InvalidInput, ProtocolError
+from p2pdist.core.pieces import PieceLayout, piece_hash
+from p2pdist.pki.vouch import BlobContext, Verifier, Vouch
+from p2pdist.relay.frames import MAX_DATA_BYTES, PieceFrame
+from p2pdist.relay.spans import DEFAULT_FAN
+
+
+class PieceFile(Protocol):
+    """Where the bytes of a blob are kept; the store's partial blob is one."""
+
+    @property
+    def layout(self) -> PieceLayout:
+        """How the blob is cut."""
+
+    @property
+    def fd(self) -> int:
+        """The open file; byte n of the blob stands at offset n."""
+
+    def has(self, index: int) -> bool:
+        """Whether the piece is there and right."""
+
+    def write_piece(self, index: int, data: bytes | bytearray | memoryview) -> bool:
+        """Write a verified piece; False when it was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSpec:
+    """What a node must know to take part in a generation."""
+
+    generation: int
+    digest: Digest
+    layout: PieceLayout
+    file: PieceFile
+    private: bool = False
+    fan: int = DEFAULT_FAN
+
+    @property
+    def context(self) -> BlobContext:
+        """What the tracker's signatures are about."""
+        return BlobContext(self.digest, self.layout.size_bytes, self.layout.piece_bytes, self.generation)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Payload bytes of one transfer; read from other threads, written by the relay's."""
+
+    dealt_bytes: int = 0
+    relayed_bytes: int = 0
+    duplicate_bytes: int = 0
+    sent_bytes: int = 0
+    bad_pieces: int = 0
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them."""
+
+    spec: TransferSpec
+    fd: int
+    hashes: list[bytes | None]
+    vouches: list[bytes | None]
+    counts: Counts = field(default_factory=Counts)
+    pieces_in: int = 0
+
+    @classmethod
+    def begin(cls, spec: TransferSpec) -> "Transfer":
+        """Start with nothing vouched for. The file's descriptor is duplicated, so that the owner may close its own."""
+        count = spec.layout.count
+        return cls(spec, os.dup(spec.file.fd), [None] * count, [None] * count)
+
+    def end(self) -> None:
+        """Close our descriptor."""
+        os.close(self.fd)
+
+    def __contains__(self, index: object) -> bool:
+        """Whether the piece can be passed on: it is here and vouched for."""
+        return isinstance(index, int) and 0 <= index < len(self.vouches) and self.vouches[index] is not None
+
+    def check_part(self, frame: PieceFrame, data_bytes: int) -> None:
+        """Raise `ProtocolError` when a frame doesn't fit the layout."""
+        layout = self.spec.layout
+        if not 0 <= frame.piece < layout.count:
+            raise ProtocolError(f"piece {frame.piece} of {self.spec.digest}, which has {layout.count}")
+        if frame.offset + data_bytes > layout.length(frame.piece) or frame.offset % MAX_DATA_BYTES:
+            raise ProtocolError(f"bytes {frame.offset}+{data_bytes} of piece {frame.piece} of {self.spec.digest}")
+
+    def accept(self, verifier: Verifier, frame: PieceFrame, data: memoryview | bytearray) -> bool:
+        """Verify a whole piece and write it; False when it was here. Raises `ProtocolError` for wrong bytes or vouch.
+
+        A piece that the file has from elsewhere (a rescue, an earlier generation) still brings its vouch, with which
+        it can be passed on.
+        """
+        index = frame.piece
+        if self.vouches[index] is not None:
+            self.counts.duplicate_bytes += len(data)
+            return False
+        verifier.check(self.spec.context, index, frame.hash, Vouch.decode(frame.vouch))
+        if piece_hash(self.spec.layout, data) != frame.hash:
+            raise ProtocolError(f"piece {index} of {self.spec.digest} has other bytes than its hash says")
+        new = self.spec.file.write_piece(index, data)
+        if not new:
+            self.counts.duplicate_bytes += len(data)
+        self.hashes[index], self.vouches[index] = frame.hash, frame.vouch
+        self.pieces_in += 1
+        return new
+
+    def vouch_for(self, index: int, hash_: bytes, vouch: bytes) -> None:
+        """Learn the proof of a piece that the file has: what a dealer does before it deals."""
+        if not self.spec.file.has(index):
+            raise InvalidInput(f"piece {index} of {self.spec.digest} isn't in the file that is to be dealt from")
+        if self.vouches[index] is None:
+            self.hashes[index], self.vouches[index] = hash_, vouch
+            self.pieces_in += 1
