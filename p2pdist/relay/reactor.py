@@ -116,15 +116,15 @@ class Reactor:
             self._close_all()
 
     def _round(self, events: list[tuple[int, int]], now: float) -> None:
+        if any(fd == self._wake for fd, _ in events):
+            os.eventfd_read(self._wake)
+        while self._mailbox:
+            self._mailbox.popleft()()
         for fd, mask in events:
-            if fd == self._wake:
-                os.eventfd_read(self._wake)
-            elif fd in self._listeners:
+            if fd in self._listeners:
                 self._accept(self._listeners[fd], now)
             elif fd in self._sessions:
                 self._on_ready(self._sessions[fd], mask, now)
-        while self._mailbox:
-            self._mailbox.popleft()()
         self._act()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
