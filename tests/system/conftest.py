@@ -1,6 +1,6 @@
 """System tests: what they need, and that they leave nothing behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from simulations.network import namespaces, sweep
 from simulations.ownership import Owner
 from simulations.processes import marked_processes, poll_until, sweep_processes
+from tests.system.fleet import Fleet
 
 _HERE = Path(__file__).parent
 
@@ -49,3 +50,13 @@ def needs_namespaces(require_root: None, require_program: Callable[[str], str]) 
     """Network namespaces with shaped links can be made here."""
     require_program("ip")
     require_program("tc")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the daemons of the fleets that ran meanwhile had to say."""
+    report = yield
+    if report.failed:
+        for fleet in Fleet.running:
+            report.sections += [(f"log of {daemon.name}", daemon.log_tail()) for daemon in fleet.daemons()]
+    return report

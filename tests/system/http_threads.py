@@ -7,6 +7,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
+from tests.system.places import with_port
+
 _REQUEST_SECONDS = 60
 
 
@@ -57,7 +59,7 @@ class ServerThread:
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="test HTTP server")
         scheme = "https" if context else "http"
-        self.url = f"{scheme}://{listener.getsockname()[0]}:{listener.getsockname()[1]}"
+        self.url = f"{scheme}://{with_port(*listener.getsockname()[:2])}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -4,45 +4,23 @@ Three kinds: open to all, `htpasswd` (Basic), and tokens (Bearer, with a token s
 """
 
 import json
-import socket
+import shutil
 import ssl
 from contextlib import ExitStack
-from dataclasses import dataclass
 from http.client import HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Self
 
-from simulations.network import Host
-from simulations.processes import Process
 from tests.system.images import Image, Index, Pusher
 from tests.system.meter import Meter
+from tests.system.places import Place, with_port
 from tests.system.tokens import ISSUER, SERVICE, Account, TokenServer
 
 ACCOUNT = Account("operator", "correct horse battery")
 # docker-registry reads bcrypt only, which Python's library lacks: made once, of the account above.
 _HTPASSWD = "operator:$2b$05$sn9C3/g.jYuyChH5y7vIYegvmf87Cx6qQ5.UQfrxcBogEcmr8px86\n"
+LOOPBACK = Place()
 _START_SECONDS = 15
-_PUSH_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where sockets of a registry are: this machine's loopback, or a host of a test's network."""
-
-    host: Host | None
-
-    @property
-    def address(self) -> str:
-        return self.host.ipv4 if self.host else "127.0.0.1"
-
-    def listen(self) -> socket.socket:
-        return self.host.listen(0, self.address) if self.host else socket.create_server((self.address, 0))
-
-    def connect(self, port: int) -> HTTPConnection:
-        connection = HTTPConnection(self.address, port, timeout=_PUSH_SECONDS)
-        if self.host:
-            connection.sock = self.host.connect(self.address, port, _PUSH_SECONDS)
-        return connection
 
 
 class Registry:
@@ -52,31 +30,31 @@ class Registry:
         self,
         directory: Path,
         *,
-        host: Host | None = None,
+        place: Place = LOOPBACK,
         auth: str = "none",
         tls: ssl.SSLContext | None = None,
         public: tuple[str, ...] = (),
     ) -> None:
         self._directory = directory
-        self._place = _Place(host)
+        self._storage = directory / "storage"
+        self._place = place
         self._auth = auth
         self._tls = tls
         self._port = 0
         self._cleanup = ExitStack()
         self.tokens = TokenServer(ACCOUNT, public)
-        self.meter = Meter(lambda: self._place.connect(self._port))
+        self.meter = Meter(self._connect)
         self.url = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._directory.mkdir(parents=True, exist_ok=True)
+            stack.callback(shutil.rmtree, self._storage, ignore_errors=True)
             config = self._directory / "config.yml"
             config.write_text(self._config(stack))
             argv = ["docker-registry", "serve", str(config)]
             log = self._directory / "registry.log"
-            host = self._place.host
-            process = host.start(argv, log=log) if host else Process(argv, log=log)
-            stack.enter_context(process)
+            process = stack.enter_context(self._place.start(argv, log))
             process.wait_until(lambda: "listening on" in process.output(), "docker-registry listens", _START_SECONDS)
             listening = next(line for line in process.output().splitlines() if "listening on" in line)
             self._port = int(listening.split("listening on ")[1].split('"')[0].split(",")[0].rsplit(":", 1)[1])
@@ -91,7 +69,10 @@ class Registry:
     @property
     def direct_url(self) -> str:
         """Past the meter: for what nobody counts."""
-        return f"http://{self._place.address}:{self._port}"
+        return f"http://{with_port(self._place.address, self._port)}"
+
+    def _connect(self) -> HTTPConnection:
+        return self._place.http(self._place.address, self._port)
 
     def push(self, content: Image | Index, repository: str, tag: str) -> None:
         """Upload an image or index, with the rights of the account."""
@@ -100,7 +81,7 @@ class Registry:
             "htpasswd": ACCOUNT.authorization,
             "token": self.tokens.push_authorization(repository),
         }[self._auth]
-        connection = self._place.connect(self._port)
+        connection = self._connect()
         try:
             Pusher(connection, authorization).push(content, repository, tag)
         finally:
@@ -115,7 +96,7 @@ class Registry:
 
     def connect_through_meter(self) -> HTTPConnection:
         """A connection as p2pdist makes it, for tests of the meter itself."""
-        return self._place.connect(int(self.url.rsplit(":", 1)[1]))
+        return self._place.http(self._place.address, int(self.url.rsplit(":", 1)[1]))
 
     def read_through_meter(self, path: str) -> bytes:
         """The body that a GET gives, as far as it comes."""
@@ -133,8 +114,8 @@ class Registry:
         shared = (
             "version: 0.1\n"
             "log: {level: info, accesslog: {disabled: true}}\n"
-            f"storage: {{filesystem: {{rootdirectory: '{self._directory / 'storage'}'}}}}\n"
-            f"http: {{addr: '{self._place.address}:0', secret: 'not one'}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{self._storage}'}}}}\n"
+            f"http: {{addr: '{with_port(self._place.address, 0)}', secret: 'not one'}}\n"
         )
         return shared + self._auth_config(stack)
 
