@@ -9,14 +9,14 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from p2pdist.core.errors import Unavailable
+from p2pdist.core.errors import P2PDistError, Unavailable
 
 STOP_SECONDS = 8.0
 _SHOWN_LINES = 15
@@ -53,7 +53,7 @@ class Process:
         with self.log.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SHOWN_BYTES))
             lines = file.read().decode(errors="replace").splitlines()[-_SHOWN_LINES:]
-        return "\n  ".join([f"the end of {self.log}:", *lines]) if lines else f"{self.log} is empty"
+        return "\n  ".join(["its last lines:", *lines]) if lines else "it wrote nothing"
 
 
 class ProcessGroup:
@@ -88,7 +88,8 @@ class ProcessGroup:
 async def open_processes(log_directory: Path) -> AsyncIterator[ProcessGroup]:
     """A group of processes, all of which have ended when the block is left, however it is left.
 
-    When one of them ends early the block is cancelled and `EndedEarly` raised; other errors of the block pass.
+    When one of them ends early the block is cancelled and `EndedEarly` raised. Of several of our own errors at once,
+    as from a nursery in the block, one is raised, not a group.
     """
     running: list[Process] = []
     try:
@@ -103,12 +104,19 @@ async def open_processes(log_directory: Path) -> AsyncIterator[ProcessGroup]:
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The early end of a process rather than what it led to; the group itself when it holds several other errors."""
-    ended, _ = group.split(EndedEarly)
-    error: BaseException = group if ended is None else ended
-    while isinstance(error, BaseExceptionGroup) and (ended is not None or len(error.exceptions) == 1):
-        error = error.exceptions[0]
-    return error
+    """One error to show: the early end of a process rather than what it led to; the group itself if there is a bug."""
+    leaves = list(_leaves(group))
+    if not all(isinstance(leaf, P2PDistError) for leaf in leaves):
+        return group
+    return next((leaf for leaf in leaves if isinstance(leaf, EndedEarly)), leaves[0])
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _stop(processes: Sequence[Process]) -> None:
