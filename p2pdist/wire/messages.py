@@ -1,0 +1,383 @@
+"""What agents and trackers say to each other on the control connection.
+
+Each message is a msgpack array whose first element names its type. A reader ignores elements behind those that it knows
+and fills in missing ones that have a default, so that fields can be added at the end; what changes a meaning raises
+VERSION. Numbers of sizes are bytes, of times seconds. Bitmaps of pieces are as in `core.pieces.PieceSet.to_bytes`;
+bitmaps of members have one bit per slot of the tracker's table.
+
+The order of a connection: the tracker sends Greeting. An agent without certificate sends Enrol, gets Enrolled, and
+connects anew. Others send Hello and get Welcome and the whole Table; then both send what they have to say, and nobody
+polls.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from p2pdist.core.errors import ProtocolError
+
+VERSION = 1
+CAPABILITIES: tuple[str, ...] = ()
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 42)]
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Generation = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Bitmap = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A message; concrete ones stand below."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, array_like=True):
+    """An address: a literal IPv4 or IPv6 address or a host name, and a TCP port."""
+
+    host: Text
+    port: Port
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A leased agent as the table shows it."""
+
+    slot: Number
+    node: Id
+    name: Text
+    zone: Text
+    relay: Endpoint
+    swarm: Endpoint
+
+
+class UpstreamInfo(msgspec.Struct, frozen=True, array_like=True):
+    """A registry that the fleet may speak to, and where its bytes come from; agents use it for a rescue."""
+
+    name: Text
+    origin: Text
+
+
+class HeldBlob(msgspec.Struct, frozen=True, array_like=True):
+    """A whole blob in an agent's store."""
+
+    digest: Text
+    size_bytes: Size
+    private: bool = False
+
+
+# Either way.
+
+
+class Beat(Message, frozen=True):
+    """A sign of life; it renews the lease, and is answered with a Beat."""
+
+
+class Goodbye(Message, frozen=True):
+    """The sender closes the connection, and why. `final`: there is no use in coming back without a change."""
+
+    reason: Text
+    final: bool = False
+
+
+# What a tracker says first, and enrolment.
+
+
+class Greeting(Message, frozen=True):
+    """The first frame of a tracker; `ca_der` is its CA's certificate, empty without TLS."""
+
+    version: Number
+    capabilities: tuple[Text, ...]
+    tracker: Id
+    ca_der: bytes = b""
+
+
+class Enrol(Message, frozen=True):
+    """A host that has a join token asks for a certificate."""
+
+    token: Text
+    csr_pem: bytes
+    name: Text
+
+
+class Renew(Message, frozen=True):
+    """An agent asks for its next certificate."""
+
+    csr_pem: bytes
+
+
+class Enrolled(Message, frozen=True):
+    """The certificate that was asked for."""
+
+    certificate_pem: bytes
+    ca_pem: bytes
+
+
+# What an agent says.
+
+
+class Hello(Message, frozen=True):
+    """Who the agent is and where it can be reached; an empty host stands for the address that it connects from."""
+
+    version: Number
+    capabilities: tuple[Text, ...]
+    software: Text
+    node: Id
+    name: Text
+    zone: Text
+    relay_host: Text
+    relay_port: Port
+    swarm_host: Text
+    swarm_port: Port
+
+
+class Inventory(Message, frozen=True):
+    """Whole blobs that the agent has got or lost since its last word; after a Hello, all that it holds."""
+
+    added: tuple[HeldBlob, ...]
+    removed: tuple[Text, ...] = ()
+
+
+class ManifestWanted(Message, frozen=True):
+    """The agent needs a manifest; exactly one of `tag` and `digest` is set."""
+
+    id: Number
+    upstream: Text
+    repository: Text
+    tag: Text = ""
+    digest: Text = ""
+
+
+class SizeWanted(Message, frozen=True):
+    """The agent needs the size of a blob, not its bytes."""
+
+    id: Number
+    upstream: Text
+    repository: Text
+    digest: Text
+
+
+class Join(Message, frozen=True):
+    """The agent wants a blob. `size_bytes` is what a manifest says of it, 0 if unknown.
+
+    `held` is a bitmap of the pieces of `piece_bytes` that it has already, empty if none.
+    """
+
+    id: Number
+    upstream: Text
+    repository: Text
+    digest: Text
+    size_bytes: Size = 0
+    piece_bytes: Number = 0
+    held: Bitmap = b""
+
+
+class Lacking(Message, frozen=True):
+    """Pieces of a generation that haven't come although they should have."""
+
+    generation: Generation
+    missing: Bitmap
+
+
+class Left(Message, frozen=True):
+    """The agent is done with a generation: it holds the blob, or gave it up for the reason that is said."""
+
+    generation: Generation
+    reason: Text = ""
+
+
+class Distrusted(Message, frozen=True):
+    """Bytes that were vouched for hadn't the digest that they came for."""
+
+    digest: Text
+    generation: Generation
+    reason: Text
+
+
+# What a tracker says.
+
+
+class Welcome(Message, frozen=True):
+    """The lease is granted. `relay_secrets`: the one to prove with first. `keys`: raw Ed25519 keys that sign pieces."""
+
+    node: Id
+    slot: Number
+    lease_seconds: float
+    relay_secrets: tuple[bytes, ...]
+    keys: tuple[bytes, ...]
+    upstreams: tuple[UpstreamInfo, ...]
+    relay_host: Text
+    relay_port: Port
+
+
+class Table(Message, frozen=True):
+    """Who holds a lease: the whole table, or what changed since the last one."""
+
+    whole: bool
+    added: tuple[Member, ...]
+    removed: tuple[Number, ...] = ()
+
+
+class ManifestIs(Message, frozen=True):
+    """The answer to ManifestWanted."""
+
+    id: Number
+    digest: Text
+    media_type: Text
+    body: bytes
+    private: bool
+
+
+class SizeIs(Message, frozen=True):
+    """The answer to SizeWanted."""
+
+    id: Number
+    size_bytes: Size
+
+
+class Failed(Message, frozen=True):
+    """The answer to anything that can't be done: an OCI error code, the HTTP status for it, and a sentence."""
+
+    id: Number
+    code: Text
+    status: Number
+    message: Annotated[str, msgspec.Meta(max_length=4096)]
+
+
+class RelayPlan(Message, frozen=True):
+    """The answer to Join: the blob is relayed, and the agent is a member from this epoch on."""
+
+    id: Number
+    digest: Text
+    size_bytes: Size
+    piece_bytes: Number
+    generation: Generation
+    fan: Number
+    private: bool
+    epoch: Number
+    members: Bitmap
+    dealer: Id
+
+
+class SwarmPlan(Message, frozen=True):
+    """The answer to Join: agents hold the blob; here are its pieces' hashes (32 bytes each) and the neighbours."""
+
+    id: Number
+    digest: Text
+    size_bytes: Size
+    piece_bytes: Number
+    hashes: bytes
+    neighbours: tuple[Endpoint, ...]
+
+
+class Epoch(Message, frozen=True):
+    """A new version of a relay's members, or of a fill's, which has a dealer of its own."""
+
+    generation: Generation
+    epoch: Number
+    members: Bitmap
+    dealer: Id
+
+
+class Fill(Message, frozen=True):
+    """An order to a member: be the dealer of these pieces over this epoch, as soon as you have them."""
+
+    generation: Generation
+    epoch: Number
+    members: Bitmap
+    pieces: Bitmap
+
+
+class Dealt(Message, frozen=True):
+    """Every piece of a generation was dealt; `info_hash` is that of the whole blob's torrent (v2)."""
+
+    generation: Generation
+    info_hash: bytes
+
+
+class Ended(Message, frozen=True):
+    """A generation is over. With a code it failed: the pieces must not be served."""
+
+    generation: Generation
+    code: Text = ""
+    status: Number = 0
+    message: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+
+
+class Expect(Message, frozen=True):
+    """Peers will come for a blob that the agent holds."""
+
+    digest: Text
+    peers: tuple[Endpoint, ...]
+
+
+FromTracker = (
+    Beat
+    | Goodbye
+    | Greeting
+    | Enrolled
+    | Welcome
+    | Table
+    | ManifestIs
+    | SizeIs
+    | Failed
+    | RelayPlan
+    | SwarmPlan
+    | Epoch
+    | Fill
+    | Dealt
+    | Ended
+    | Expect
+)
+FromAgent = (
+    Beat
+    | Goodbye
+    | Enrol
+    | Renew
+    | Hello
+    | Inventory
+    | ManifestWanted
+    | SizeWanted
+    | Join
+    | Lacking
+    | Left
+    | Distrusted
+)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """The msgpack of a message."""
+    return _encoder.encode(message)
+
+
+class Reader:
+    """Decodes the messages that one end may send."""
+
+    def __init__(self, messages: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(messages)
+
+    def decode(self, frame: bytes | memoryview) -> Any:
+        """The message in `frame`; raises `ProtocolError` for what isn't msgpack, an unknown type, or a wrong field."""
+        try:
+            return self._decoder.decode(frame)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"a control frame of {len(frame)} bytes isn't a message: {error}") from error
+
+
+def members_bitmap(slots: list[int]) -> bytes:
+    """The bitmap of these slots, slot 0 in the lowest bit of the first byte."""
+    number = 0
+    for slot in slots:
+        number |= 1 << slot
+    return number.to_bytes((number.bit_length() + 7) // 8, "little")
+
+
+def slots_of(bitmap: bytes) -> list[int]:
+    """The slots in a bitmap, ascending."""
+    number = int.from_bytes(bitmap, "little")
+    slots = []
+    while number:
+        lowest = number & -number
+        slots.append(lowest.bit_length() - 1)
+        number ^= lowest
+    return slots
