@@ -6,7 +6,6 @@ fails the pull). So every close shuts the sending side down first and reads on f
 with unread bytes in it makes the kernel send a reset.
 """
 
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -22,10 +21,11 @@ from p2pdist.http.limits import Limits
 from p2pdist.http.request import BadRequest, BodyTooLarge, Request, RequestTimeout, Target
 from p2pdist.http.response import Response
 from p2pdist.http.sending import ClientGone, Outlet
+from p2pdist.telemetry.logging import get_logger
 
 _READ_BYTES = 16 * 1024
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Handler = Callable[[Request, Response], Awaitable[None]]
 """Answers one request. A wait in it is cancelled when the client hangs up; its sends raise `ClientGone` then."""
@@ -69,9 +69,9 @@ class Connection:
             while await self._next_exchange(watches):
                 self._protocol.start_next_cycle()
         except ClientGone as error:
-            log.debug("client %s: %s", self._peer, error)
-        except Exception:
-            log.exception("the connection of %s is closed because of a bug", self._peer)
+            log.debug("client_gone", peer=self._peer, error=error)
+        except Exception as error:
+            log.exception("connection_failed_by_bug", error, peer=self._peer)
 
     async def _next_exchange(self, watches: trio.Nursery) -> bool:
         """Handle one request; False when the connection ends."""
@@ -135,17 +135,11 @@ class Connection:
         except ClientGone:
             raise
         except P2PDistError as error:
-            log.log(
-                logging.WARNING if error.http_status >= 500 else logging.DEBUG,
-                "%s %s of %s failed: %s",
-                request.method,
-                request.raw_target,
-                request.peer,
-                error,
-            )
+            told = log.warning if error.http_status >= 500 else log.debug
+            told("request_failed", **_named(request), error=error)
             await self._fail(response, error.http_status, str(error))
-        except Exception:
-            log.exception("%s %s of %s failed by a bug", request.method, request.raw_target, request.peer)
+        except Exception as error:
+            log.exception("request_failed_by_bug", error, **_named(request))
             await self._fail(response, 500, "the server has a bug; its log says more")
 
     async def _fail(self, response: Response, status: int, sentence: str) -> None:
@@ -157,7 +151,7 @@ class Connection:
 
     async def _refuse(self, response: Response, error: InvalidInput) -> None:
         """Answer a request that can't be handled, and end the connection: where the next one begins is unknown."""
-        log.debug("request of %s refused: %s", self._peer, error)
+        log.debug("request_refused", peer=self._peer, error=error)
         if self._protocol.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         response.last = True
@@ -243,7 +237,7 @@ class Connection:
                 await self._read_ahead_until_end()
                 await self._wait_while_half_closed_client_takes()
             except ClientGone as error:
-                log.debug("client %s: %s", self._peer, error)
+                log.debug("client_gone", peer=self._peer, error=error)
             handling.cancel()
 
     async def _read_ahead_until_end(self) -> None:
@@ -275,9 +269,13 @@ class Connection:
                 while self._receive_nowait() != b"":
                     await trio.lowlevel.wait_readable(self._socket)
         except (OSError, ClientGone):
-            log.debug("client %s reset the connection", self._peer)
+            log.debug("client_reset", peer=self._peer)
         finally:
             self._socket.close()
+
+
+def _named(request: Request) -> dict[str, object]:
+    return {"method": request.method, "target": request.raw_target, "peer": request.peer}
 
 
 def _refusal(error: h11.RemoteProtocolError) -> InvalidInput:

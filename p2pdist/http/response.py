@@ -42,12 +42,17 @@ class Response:
         self._protocol = protocol
         self._outlet = outlet
         self._head = head
-        self.started = False
-        """Whether a header has gone out, so that no other status can be answered any more."""
+        self.status = 0
+        """The status that was answered; 0 before."""
         self.abandoned = False
         """Whether `abandon` was called."""
         self.last = False
         """Whether the connection must end with this answer; the connection's handler says so before the header goes."""
+
+    @property
+    def started(self) -> bool:
+        """Whether a header has gone out, so that no other status can be answered any more."""
+        return self.status > 0
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         """Send the whole answer; Content-Length is that of `body` unless it is among `headers` (HEAD has no body)."""
@@ -106,7 +111,7 @@ class Response:
         if self.last:
             fields.append(("Connection", "close"))
         header = self._protocol.send(h11.Response(status_code=status, headers=fields, reason=_reason(status)))
-        self.started = True
+        self.status = status
         return header
 
     def _frame(self, body: object) -> list[object]:

@@ -4,7 +4,6 @@ What happens on a connection is in connection.py; this module knows how many the
 """
 
 import errno
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +15,7 @@ from p2pdist.http.listeners import open_listeners
 from p2pdist.http.request import Request
 from p2pdist.http.response import Response
 from p2pdist.http.sending import ClientGone
+from p2pdist.telemetry.logging import get_logger
 
 __all__ = ["ClientGone", "Handler", "Limits", "Request", "Response", "open_listeners", "serve"]
 
@@ -24,7 +24,7 @@ _EXHAUSTED_PAUSE_SECONDS = 0.1
 _UNSENT_BYTES = 1 << 20
 """Bytes in a socket that the network hasn't taken yet. trio's 16 KiB would end every stay in sendfile after 16 KiB."""
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class _Places:
@@ -115,5 +115,5 @@ async def _accept(listener: trio.SocketListener) -> trio.SocketStream:
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
-            log.error("can't accept connections: %s; raise the limit of open files (nofile)", error.strerror)
+            log.error("accept_failed", error=error, advice="raise the limit of open files (nofile)")
             await trio.sleep(_EXHAUSTED_PAUSE_SECONDS)

@@ -174,9 +174,10 @@ async def divides_by_zero(_request: Request, _response: Response) -> None:
 async def test_a_bug_is_logged_and_answered(handler: Callable[..., object], caplog: pytest.LogCaptureFixture) -> None:
     async with running_server(handler) as server, server.connect() as client:  # type: ignore[arg-type]
         for _ in range(2):
-            assert (await client.get("/secret-free")).status == 500
+            assert (await client.get("/which")).status == 500
     assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.ERROR]
-    assert caplog.records[0].exc_info is not None
+    assert caplog.messages == ["request_failed_by_bug"] * 2
+    assert caplog.records[0].__dict__["fields"]["target"] == "/which"
 
 
 async def test_when_all_places_are_taken_the_longest_idle_connection_makes_room() -> None:

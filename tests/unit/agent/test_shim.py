@@ -1,0 +1,304 @@
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from p2pdist.agent.content import Content, ManifestContent
+from p2pdist.agent.shim import Shim
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import Denied, DigestInvalid, ProtocolError, StoreError, Unavailable
+from p2pdist.http.server import Limits
+from p2pdist.telemetry.metrics import AgentMetrics
+from tests.fakes.content import FakeContent
+from tests.fakes.raw_client import Answer, TestServer, running_server
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+BODY = b'{"schemaVersion": 2}'
+DATA = os.urandom(1_000_000)
+DIGEST = Digest.of(DATA)
+BLOB = f"/v2/library/app/blobs/{DIGEST}?ns=docker.io"
+
+
+class Bench:
+    """A shim on a socket, its content and its metrics."""
+
+    def __init__(self) -> None:
+        self.content = FakeContent("docker.io", "localhost:5000")
+        self.registry = CollectorRegistry()
+        content: Content = self.content
+        self.shim = Shim(content, AgentMetrics(self.registry), "docker.io")
+
+    @asynccontextmanager
+    async def running(self, limits: Limits | None = None) -> AsyncIterator[TestServer]:
+        async with running_server(self.shim, limits) as server:
+            yield server
+
+    def requests(self, kind: str, status: str) -> float:
+        labels = {"kind": kind, "status": status}
+        return self.registry.get_sample_value("p2pdist_agent_shim_requests_total", labels) or 0
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"p2pdist_agent_{name}", labels)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.content.close()
+
+
+def codes(answer: Answer) -> list[str]:
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+    return [error["code"] for error in json.loads(answer.body)["errors"]]
+
+
+async def test_it_is_a_registry(bench: Bench) -> None:
+    async with bench.running() as server, server.connect() as client:
+        for target in ("/v2/", "/v2/?ns=docker.io", "/docker.io/v2/"):
+            answer = await client.get(target)
+            assert (answer.status, answer.body) == (200, b"{}")
+            assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+        answer = await client.get("/v2/", method="HEAD")
+        assert (answer.status, answer.headers["content-length"]) == (200, "2")
+    assert bench.requests("version", "200") == 4
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_manifest_by_tag_and_by_digest(bench: Bench, method: str) -> None:
+    digest = bench.content.add_manifest("docker.io", "library/app", "1.2", INDEX, BODY)
+    async with bench.running() as server, server.connect() as client:
+        for reference in ("1.2", digest):
+            answer = await client.get(f"/v2/library/app/manifests/{reference}?ns=docker.io", method=method)
+            assert answer.status == 200
+            assert answer.headers["content-type"] == INDEX
+            assert answer.headers["docker-content-digest"] == str(digest)
+            assert answer.headers["content-length"] == str(len(BODY))
+            assert answer.headers["etag"] == f'"{digest}"'
+            assert "content-encoding" not in answer.headers
+            assert answer.body == (BODY if method == "GET" else b"")
+    assert bench.requests("manifest", "200") == 2
+
+
+async def test_the_upstream_comes_from_the_request(bench: Bench) -> None:
+    async with bench.running() as server, server.connect() as client:
+        for target in (
+            "/v2/app/manifests/1?ns=localhost%3A5000",
+            "/v2/localhost:5000/app/manifests/1",
+            "/v2/localhost%3A5000/app/manifests/1",
+            "/localhost:5000/v2/app/manifests/1",
+            "/v2/app/manifests/1",
+        ):
+            assert codes(await client.get(target)) == ["MANIFEST_UNKNOWN"]
+    assert bench.content.asked == ["localhost:5000 app 1"] * 4 + ["docker.io library/app 1"]
+
+
+async def test_only_configured_upstreams_are_asked(bench: Bench) -> None:
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get("/v2/app/manifests/1?ns=ghcr.io")
+        assert (answer.status, codes(answer)) == (404, ["NAME_UNKNOWN"])
+        assert "ghcr.io" in answer.body.decode()
+    assert bench.content.asked == []
+
+
+async def test_accept_lines_are_one_list_and_decide(bench: Bench) -> None:
+    bench.content.add_manifest("docker.io", "library/app", "1.2", INDEX, BODY)
+    async with bench.running() as server, server.connect() as client:
+        target = "/v2/app/manifests/1.2"
+        assert (await client.get(target, "Accept: application/json", f"Accept: {INDEX}")).status == 200
+        assert (await client.get(target, "Accept: */*")).status == 200
+        answer = await client.get(target, "Accept: application/vnd.oci.image.manifest.v1+json")
+        assert (answer.status, codes(answer)) == (404, ["MANIFEST_UNKNOWN"])
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "code"),
+    [
+        ("GET", "/", 404, "NAME_UNKNOWN"),
+        ("GET", "/v2/app/tags/list", 404, "NAME_UNKNOWN"),
+        ("GET", "/v2/app/manifests/1", 404, "MANIFEST_UNKNOWN"),
+        ("GET", f"/v2/app/blobs/{DIGEST}", 404, "BLOB_UNKNOWN"),
+        ("GET", "/v2/app/blobs/sha256:123", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/app/manifests/sha256:123", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/APP/manifests/1", 400, "NAME_INVALID"),
+        ("GET", "/v2/app/manifests/1?ns=docker.io&ns=localhost:5000", 400, "NAME_INVALID"),
+        ("PUT", "/v2/app/manifests/1", 405, "UNSUPPORTED"),
+        ("POST", "/v2/app/blobs/uploads/", 405, "UNSUPPORTED"),
+        ("DELETE", f"/v2/app/blobs/{DIGEST}", 405, "UNSUPPORTED"),
+    ],
+)
+async def test_errors_have_oci_bodies(bench: Bench, method: str, target: str, status: int, code: str) -> None:
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get(target, method=method)
+        assert (answer.status, codes(answer)) == (status, [code])
+        assert (answer.headers.get("allow") == "GET, HEAD") is (status == 405)
+        if method == "GET":
+            assert (await client.get(target, method="HEAD")).status == status
+        assert (await client.get("/v2/")).status == 200
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("no tracker"),
+        Denied("no right"),
+        ProtocolError("garbage"),
+        StoreError("full"),
+        DigestInvalid("liar"),
+    ],
+)
+async def test_whatever_cant_be_had_is_a_404_before_the_header(bench: Bench, error: Exception) -> None:
+    bench.content.errors = {"1.2": error, str(DIGEST): error}
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get("/v2/app/manifests/1.2")
+        assert (answer.status, codes(answer)) == (404, ["MANIFEST_UNKNOWN"])
+        assert str(error) in answer.body.decode()
+        answer = await client.get(BLOB)
+        assert (answer.status, codes(answer)) == (404, ["BLOB_UNKNOWN"])
+        assert (await client.get(BLOB, method="HEAD")).status == 404
+
+
+def test_a_manifest_with_other_bytes_cant_even_be_made() -> None:
+    with pytest.raises(DigestInvalid, match="other bytes"):
+        ManifestContent(Digest.of(BODY), INDEX, BODY + b" ")
+
+
+async def test_a_blob_that_is_there(bench: Bench) -> None:
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    async with bench.running() as server, server.connect() as client:
+        for method, body in (("GET", DATA), ("HEAD", b"")):
+            answer = await client.get(BLOB, method=method)
+            assert (answer.status, answer.complete, answer.body == body) == (200, True, True)
+            assert answer.headers["content-length"] == "1000000"
+            assert answer.headers["content-type"] == "application/octet-stream"
+            assert answer.headers["docker-content-digest"] == str(DIGEST)
+            assert answer.headers["accept-ranges"] == "bytes"
+            assert "content-encoding" not in answer.headers
+    assert bench.value("sent_bytes_total", sink="shim") == 1_000_000
+    assert bench.value("first_byte_seconds_count") == 1
+    assert bench.requests("blob", "200") == 2
+
+
+async def test_an_empty_blob(bench: Bench) -> None:
+    blob = bench.content.add_blob("docker.io", "library/app", b"")
+    async with bench.running() as server, server.connect() as client:
+        for line in ("X: y", "Range: bytes=0-"):
+            answer = await client.get(f"/v2/app/blobs/{blob.digest}", line)
+            assert (answer.status, answer.headers["content-length"], answer.complete) == (200, "0", True)
+
+
+@pytest.mark.parametrize(
+    ("field", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=9-99", 9, 100),
+        ("bytes=999999-", 999_999, 1_000_000),
+        ("bytes=-5", 999_995, 1_000_000),
+    ],
+)
+async def test_one_range_is_answered_with_that_part(bench: Bench, field: str, start: int, end: int) -> None:
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get(BLOB, f"Range: {field}", f'If-Range: "{DIGEST}"')
+        assert answer.status == 206
+        assert answer.body == DATA[start:end]
+        assert answer.headers["content-length"] == str(end - start)
+        assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1000000"
+        assert answer.headers["docker-content-digest"] == str(DIGEST)
+
+
+async def test_ranges_that_cant_be_satisfied_and_ranges_that_are_ignored(bench: Bench) -> None:
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get(BLOB, "Range: bytes=1000000-")
+        assert (answer.status, codes(answer)) == (416, ["RANGE_INVALID"])
+        assert answer.headers["content-range"] == "bytes */1000000"
+        several = "Range: bytes=" + ",".join(f"{at}-{at}" for at in range(0, 300_000, 1000))
+        for lines in ([several], ["Range: lines=1-2"], ["Range: bytes=0-5", 'If-Range: "other"']):
+            answer = await client.get(BLOB, *lines)
+            assert (answer.status, len(answer.body)) == (200, 1_000_000)
+
+
+async def test_bytes_leave_while_the_rest_is_still_to_come(bench: Bench) -> None:
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    async with bench.running() as server, server.connect() as client, server.connect() as other:
+        await client.request(BLOB)
+        await other.request(BLOB, "Range: bytes=500000-")
+        received = b""
+        for start in range(0, 1_000_000, 100_000):
+            await blob.awaited.wait()
+            blob.arrive(DATA[start : start + 100_000])
+            while received.partition(b"\r\n\r\n")[2] != DATA[: start + 100_000]:
+                received += await client.stream.receive_some()
+        assert (await other.answer()).body == DATA[500_000:]
+    assert blob.readers == 0
+
+
+async def test_the_header_waits_for_the_first_bytes_so_that_a_404_stays_possible(bench: Bench) -> None:
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    async with bench.running() as server, server.connect() as client:
+        await client.request(BLOB)
+        await blob.awaited.wait()
+        blob.fail(Unavailable("everything is down"))
+        answer = await client.answer()
+        assert (answer.status, codes(answer)) == (404, ["BLOB_UNKNOWN"])
+        assert (await client.get("/v2/")).status == 200
+
+
+async def test_a_blob_that_fails_after_the_header_ends_by_fin_and_can_be_resumed(bench: Bench) -> None:
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    blob.arrive(DATA[:400_000])
+    async with bench.running() as server:
+        async with server.connect() as client:
+            await client.request(BLOB)
+            await blob.awaited.wait()
+            blob.fail(Unavailable("everything is down"))
+            answer = await client.answer()
+            assert (answer.status, answer.complete, answer.body == DATA[:400_000]) == (200, False, True)
+            assert await client.ending() == "fin"
+        blob.arrive(DATA[400_000:])
+        async with server.connect() as client:
+            assert (await client.get(BLOB, "Range: bytes=400000-")).body == DATA[400_000:]
+    assert blob.readers == 0
+    assert bench.value("shim_cut_short_total") == 1
+
+
+async def test_a_wrong_blob_never_leaves_whole(bench: Bench) -> None:
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    async with bench.running() as server, server.connect() as client:
+        await client.request(BLOB)
+        await blob.awaited.wait()
+        blob.arrive(DATA[:-1] + bytes([DATA[-1] ^ 1]))
+        answer = await client.answer()
+        assert (answer.complete, len(answer.body)) == (False, 999_999)
+        assert await client.ending() == "fin"
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_daemon_that_hangs_up_lets_go_of_the_blob_and_leaves_it_to_others(bench: Bench, started: bool) -> None:
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    if started:
+        blob.arrive(DATA[:10])
+    async with bench.running() as server, server.connect() as stays:
+        async with server.connect() as client:
+            await client.request(BLOB)
+            await blob.awaited.wait()
+            if started:
+                await client.stream.receive_some(1)
+            client.reset()
+        await stays.request(BLOB)
+        blob.arrive(DATA[10 if started else 0 :])
+        assert (await stays.answer()).body == DATA
+    assert blob.readers == 0
+    assert bench.value("shim_cut_short_total") == 0
+
+
+async def test_a_bug_behind_the_shim_is_a_500(bench: Bench) -> None:
+    bench.content.errors = {"1.2": ZeroDivisionError()}
+    async with bench.running() as server, server.connect() as client:
+        assert (await client.get("/v2/app/manifests/1.2")).status == 500
+    assert bench.requests("manifest", "none") == 1
