@@ -22,7 +22,7 @@ Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 42)]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
-Generation = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Generation = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Bitmap = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
