@@ -4,7 +4,7 @@
 certificates: renewing and enrolling again keep it, and with it the agent's id (`peers.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -42,7 +42,7 @@ class Identity:
     peer: PeerIdentity
     validity: Validity
     credentials: Credentials
-    key: Ed25519PrivateKey
+    key: Ed25519PrivateKey = field(compare=False, repr=False)
     ca_hash: str
 
     @classmethod

@@ -7,7 +7,7 @@ as text:  2025-01-31T12:00:00.123Z info agent.pulls pull_finished digest=sha256:
 as JSON:  {"time": "…", "level": "info", "logger": "agent.pulls", "event": "pull_finished", "digest": "sha256:ab…", …}
 
 Nothing that a field holds can forge a second line or a second field, and what looks like a credential isn't written:
-fields whose name says so, join tokens, and the user part of URLs. Third parties' records pass through the same formatter.
+fields whose name says so, join tokens, and the user part of URLs. Third parties' records take the same way out.
 """
 
 import json

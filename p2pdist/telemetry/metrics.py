@@ -1,12 +1,12 @@
-"""Every metric of the agent and of the tracker, declared in one place (Prometheus; base units; labels from small sets).
+"""Every metric of the agent and of the tracker, declared in one place (Prometheus; base units; small label sets).
 
-The questions they answer at three in the morning: do hosts get their images, and how fast; where do the bytes come from;
-is the origin being hit; who has lost its tracker; what is broken (bad pieces, takeovers, rescues); what will break next
-(store full, certificates about to end).
+The questions they answer at three in the morning: do hosts get their images, and how fast; where do the bytes come
+from; is the origin being hit; who has lost its tracker; what is broken (bad pieces, takeovers, rescues); what will
+break next (store full, certificates about to end).
 
 A process makes one `CollectorRegistry` and one of the two classes. Series with labels exist from the start, at zero, so
-that a rate over the first event isn't lost; only the `status`, `upstream` and `frame` labels grow with use, and they are
-bounded by what we send, by the configuration and by the protocol. Nobody labels with a digest, host or repository.
+that a rate over the first event isn't lost; only the `status`, `upstream` and `frame` labels grow with use, and they
+are bounded by what we send, by the configuration and by the protocol. Nobody labels with a digest, host or repository.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class PullSource(StrEnum):
 
 
 class ByteSource(StrEnum):
-    """Where an agent's received bytes came from: another member of a relay, the tracker's deal, the swarm, the origin."""
+    """Where an agent's received bytes came from; what the tracker deals isn't what another member passes on."""
 
     RELAY_MEMBER = "relay_member"
     DEALT = "dealt"
