@@ -45,6 +45,8 @@ class Answer:
         """The whole body; raises `Unavailable` when it doesn't come, `ProtocolError` beyond 16 MiB."""
         with _mapped(self._address):
             data = self._response.read(_MAX_BODY_BYTES + 1)
+            if len(data) <= _MAX_BODY_BYTES and self._response.length:
+                raise http.client.IncompleteRead(data, self._response.length)
         if len(data) > _MAX_BODY_BYTES:
             raise ProtocolError(f"{self._address} answers with more than {_MAX_BODY_BYTES} bytes; is that an agent?")
         return data

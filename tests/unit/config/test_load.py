@@ -43,7 +43,7 @@ def test_values_are_typed(tmp_path: Path) -> None:
     )
     config = load_tracker(path, environ={}).config
     assert config.state_dir == tmp_path / "state"
-    assert config.lease == 60
+    assert config.lease == 60.0
     assert config.store.quota_bytes == 1536 * 1024**2
     assert [address.port for address in config.control.listen] == [0, 1]
     assert [upstream.origin_url for upstream in config.upstream] == ["https://ghcr.io", "http://b:1"]
