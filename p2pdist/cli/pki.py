@@ -3,6 +3,7 @@
 import argparse
 import os
 import pwd
+import shlex
 import socket
 import time
 from collections.abc import Callable
@@ -19,12 +20,13 @@ from p2pdist.pki.errors import CredentialError
 from p2pdist.pki.peers import id_of, is_id
 from p2pdist.pki.vouch import Signer
 
+_SAYS = "The tracker's CA and its join tokens. Run it on the tracker's host, as the tracker's user; it may be running."
 DEFAULT_STATE_DIR = Path("/var/lib/p2pdist/tracker")
 
 
 def add_parser(subparsers: Any) -> None:
     """Put `pki` and its commands among the commands of `p2pdist`."""
-    parser = subparsers.add_parser("pki", help="the tracker's CA and join tokens", description=__doc__)
+    parser = subparsers.add_parser("pki", help="the tracker's CA and join tokens", description=_SAYS)
     commands = parser.add_subparsers(dest="pki_command", required=True, metavar="COMMAND")
 
     def command(name: str, action: Callable[[argparse.Namespace], int], says: str) -> argparse.ArgumentParser:
@@ -78,7 +80,8 @@ def _init(args: argparse.Namespace) -> int:
     print(f"The tracker's certificate is for {', '.join(names_now)}.")
     Signer.open(directory)
     print(f"CA hash: {authority.ca_hash}")
-    print("Make a join token with: p2pdist pki token")
+    place = "" if args.state_dir == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(args.state_dir))}"
+    print(f"Make a join token with: p2pdist pki token{place}")
     print("Each agent joins with:  " + _join_command("TOKEN", authority))
     return 0
 
@@ -125,12 +128,10 @@ def _show(args: argparse.Namespace) -> int:
         certificate = certificates.parse_certificate(files.read(server), str(server))
         public_key = certificates.public_key_of(certificate)
         validity = Validity.of(certificate)
-        print(
-            f"Tracker:             {id_of(public_key) if public_key else 'unknown'}, for {', '.join(server_names(certificate))}"
-        )
-        print(
-            f"Tracker's cert ends: {format_time(validity.not_after)}; renewed from {format_time(validity.renew_after)}"
-        )
+        tracker_id = id_of(public_key) if public_key else "unknown"
+        print(f"Tracker:             {tracker_id}, for {', '.join(server_names(certificate))}")
+        renewed = format_time(validity.renew_after)
+        print(f"Tracker's cert ends: {format_time(validity.not_after)}; renewed from {renewed}")
     else:
         print("Tracker's cert:      none yet; the tracker makes one when it starts")
     for agent_id, when in revocations.listed(_database(args)).items():

@@ -10,8 +10,6 @@ from p2pdist.core.errors import Denied, P2PDistError, ProtocolError
 class CredentialError(P2PDistError):
     """A key or certificate of our own, on disk, can't be used."""
 
-    exit_code = 5
-
 
 class AuthorityExists(CredentialError):
     """There is a CA already; it is never overwritten."""
@@ -39,8 +37,6 @@ class RequestRefused(ProtocolError):
 
 class JoinRefused(Denied):
     """A join token that gives no entry."""
-
-    exit_code = 5
 
 
 class TokenUnknown(JoinRefused):

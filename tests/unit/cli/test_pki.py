@@ -39,6 +39,7 @@ def test_init_makes_all_and_never_overwrites(state: Path, capsys: Capture) -> No
     modes = {name: stat.S_IMODE((state / "pki" / name).stat().st_mode) for name in made}
     assert {name for name, mode in modes.items() if mode == 0o600} == {"ca.key", "server.key", "signing.key"}
     assert f"p2pdist agent --join TOKEN --ca-hash {ca_hash}" in told
+    assert f"p2pdist pki token --state-dir {state}\n" in told
     assert "for tracker.example, 10.0.0.1" in told
 
     assert _run("init", "--state-dir", state) == 0

@@ -7,15 +7,15 @@ import trio
 import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from p2pdist.pki import certificates, contexts, files
+from p2pdist.pki import contexts, files
 from p2pdist.pki.authority import Authority
 from p2pdist.pki.contexts import Credentials
 from p2pdist.pki.errors import CredentialError, UntrustedPeer
 from p2pdist.pki.peers import PeerIdentity, PeerKind, id_of
 
-from .tls import NOW, credentials, handshake
+from .tls import NOW, credentials, handshake, odd_leaf
 
 
 @pytest.fixture(scope="module")
@@ -147,33 +147,6 @@ def test_no_certificate_is_no_peer(tracker: Credentials) -> None:
         contexts.require_peer(Nobody(), PeerKind.AGENT)
 
 
-def _leaf_with(
-    authority: Authority, directory: Path, names: list[x509.GeneralName], use: x509.ObjectIdentifier
-) -> Credentials:
-    """A certificate of the CA that it would never issue."""
-    key = Ed25519PrivateKey.generate()
-    signer = certificates.parse_key((authority.directory / "ca.key").read_bytes(), "ca.key")
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - timedelta(minutes=5))
-        .not_valid_after(NOW + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        .sign(signer, None)
-    )
-    directory.mkdir(mode=0o700)
-    files.write(directory / "leaf.key", certificates.key_to_pem(key), files.PRIVATE)
-    files.write(directory / "leaf.pem", certificates.to_pem(certificate))
-    return Credentials(directory / "leaf.pem", directory / "leaf.key", authority.directory / "ca.pem")
-
-
 @pytest.mark.parametrize(
     "uris",
     [
@@ -189,7 +162,7 @@ def test_certificate_without_a_name_of_ours_is_nobody_of_the_fleet(
     authority: Authority, agent: Credentials, tmp_path: Path, uris: list[str]
 ) -> None:
     names: list[x509.GeneralName] = [x509.DNSName("odd"), *map(x509.UniformResourceIdentifier, uris)]
-    odd = _leaf_with(authority, tmp_path / "odd", names, ExtendedKeyUsageOID.CLIENT_AUTH)
+    odd = odd_leaf(authority, tmp_path / "odd", names, ExtendedKeyUsageOID.CLIENT_AUTH)
     server, _ = handshake(contexts.relay_server(agent), contexts.relay_client(odd))
     assert server.peer is None
     assert isinstance(server.error, UntrustedPeer)
@@ -197,7 +170,7 @@ def test_certificate_without_a_name_of_ours_is_nobody_of_the_fleet(
 
 def test_certificate_for_servers_only_is_no_client(authority: Authority, agent: Credentials, tmp_path: Path) -> None:
     name = x509.UniformResourceIdentifier("p2pdist:agent:" + "0" * 32)
-    odd = _leaf_with(authority, tmp_path / "odd", [name], ExtendedKeyUsageOID.SERVER_AUTH)
+    odd = odd_leaf(authority, tmp_path / "odd", [name], ExtendedKeyUsageOID.SERVER_AUTH)
     server, _ = handshake(contexts.relay_server(agent), contexts.relay_client(odd))
     assert server.refusal == "the peer's certificate isn't meant for this end of a connection"
 

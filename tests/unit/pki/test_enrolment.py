@@ -1,4 +1,5 @@
 import base64
+import ssl
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from p2pdist.pki.errors import AgentRevoked, RequestRefused, TokenUnknown, Token
 from p2pdist.pki.identity import Identity, open_key
 from p2pdist.pki.peers import PeerIdentity, PeerKind, id_of
 
-from .tls import NOW, handshake
+from .tls import NOW, handshake, odd_leaf
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,19 @@ def test_an_agent_is_no_tracker(authority: Authority) -> None:
         enrolment.verify_tracker(authority.der, _leaf(authority, PeerKind.AGENT), authority.ca_hash)
     with pytest.raises(UntrustedPeer):
         enrolment.verify_tracker(authority.der, authority.der, authority.ca_hash)
+
+
+def test_tracker_must_be_meant_for_a_server_and_named_as_one(authority: Authority, tmp_path: Path) -> None:
+    name = x509.UniformResourceIdentifier("p2pdist:tracker:" + "0" * 32)
+    client = odd_leaf(authority, tmp_path / "client", [name], ExtendedKeyUsageOID.CLIENT_AUTH)
+    nameless = odd_leaf(authority, tmp_path / "dns", [x509.DNSName("tracker")], ExtendedKeyUsageOID.SERVER_AUTH)
+    right = odd_leaf(authority, tmp_path / "right", [name], ExtendedKeyUsageOID.SERVER_AUTH)
+    ders = [ssl.PEM_cert_to_DER_cert(leaf.certificate.read_text()) for leaf in (client, nameless, right)]
+    with pytest.raises(UntrustedPeer, match="isn't meant for a server"):
+        enrolment.verify_tracker(authority.der, ders[0], authority.ca_hash)
+    with pytest.raises(UntrustedPeer, match="has exactly one name"):
+        enrolment.verify_tracker(authority.der, ders[1], authority.ca_hash)
+    assert enrolment.verify_tracker(authority.der, ders[2], authority.ca_hash).kind is PeerKind.TRACKER
 
 
 def test_leaf_can_not_stand_for_the_ca(authority: Authority) -> None:

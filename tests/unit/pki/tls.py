@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 
 from p2pdist.pki import certificates, files
 from p2pdist.pki.authority import Authority
@@ -46,6 +48,33 @@ def credentials(
     files.write(directory / "leaf.pem", issued.pem)
     files.write(directory / "ca.pem", authority.pem)
     return Credentials(directory / "leaf.pem", directory / "leaf.key", directory / "ca.pem")
+
+
+def odd_leaf(
+    authority: Authority, directory: Path, names: list[x509.GeneralName], use: x509.ObjectIdentifier
+) -> Credentials:
+    """A certificate of the CA that it would never issue."""
+    key = Ed25519PrivateKey.generate()
+    signer = certificates.parse_key((authority.directory / "ca.key").read_bytes(), "ca.key")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")]))
+        .issuer_name(authority.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW - timedelta(minutes=5))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, None)
+    )
+    directory.mkdir(mode=0o700)
+    files.write(directory / "leaf.key", certificates.key_to_pem(key), files.PRIVATE)
+    files.write(directory / "leaf.pem", certificates.to_pem(certificate))
+    return Credentials(directory / "leaf.pem", directory / "leaf.key", authority.directory / "ca.pem")
 
 
 def handshake(server: ssl.SSLContext | None, client: ssl.SSLContext | None) -> tuple[End, End]:
