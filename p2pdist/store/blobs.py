@@ -311,13 +311,11 @@ class BlobStore:
         found = Digest.of(body, digest.algorithm)
         if found != digest:
             raise DigestInvalid(f"the manifest that came as {digest} has the digest {found}")
-        self._check_open()
         manifest = StoredManifest(digest, media_type, body, upstream, repository, private)
         self._catalogue.put_manifest(manifest, self._clock())
 
     def manifest(self, digest: Digest) -> StoredManifest | None:
         """The manifest with this digest, checked against it; None when there is none or it was damaged."""
-        self._check_open()
         manifest = self._catalogue.manifest(digest)
         if manifest is None:
             return None

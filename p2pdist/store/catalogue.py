@@ -60,6 +60,7 @@ class Catalogue:
         self.path = path
         self._lock = threading.Lock()
         self._used: dict[Digest, float] = {}
+        self._closed = False
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -86,6 +87,8 @@ class Catalogue:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._closed:
+                raise StoreError(f"the store at {self.path.parent} is closed")
             try:
                 yield self._db
             except sqlite3.Error as error:
@@ -135,6 +138,7 @@ class Catalogue:
     def close(self) -> None:
         """Close the connection; the session ends cleanly only by `end_session`."""
         with self._lock:
+            self._closed = True
             self._db.close()
 
     @contextmanager

@@ -76,7 +76,7 @@ def catalogue_error(error: sqlite3.Error, path: Path) -> StoreError:
     """Our error for SQLite's `error` about the database at `path`."""
     name = getattr(error, "sqlite_errorname", "")
     what = f"can't use {path}: {error}"
-    if name.startswith("SQLITE_FULL"):
+    if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and not _has_room(path.parent)):
         return StoreFull(f"{what}; {_FULL}")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return StoreDamaged(f"{what}; stop the daemon and delete {path.parent}: blobs are fetched again when wanted")
@@ -85,6 +85,12 @@ def catalogue_error(error: sqlite3.Error, path: Path) -> StoreError:
     if name.startswith("SQLITE_BUSY"):
         return StoreError(f"{what}; close the other program that has it open")
     return StoreError(f"{what}; look at the kernel's log for errors of that disk")
+
+
+def _has_room(directory: Path) -> bool:
+    """SQLite calls it an I/O error when there is no room for its shared memory (a few pages)."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize >= 64 * 1024
 
 
 @contextmanager

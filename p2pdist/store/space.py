@@ -6,6 +6,7 @@ from pathlib import Path
 from p2pdist.core.digest import Digest
 from p2pdist.core.units import format_size
 
+CATALOGUE_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -26,9 +27,10 @@ class Space:
     def lacking(self, size_bytes: int) -> int:
         """How much must be evicted for a blob of that size, by quota and by free space; not above zero for nothing.
 
-        What is still to come of partial blobs counts as taken: their files are sparse.
+        What is still to come of partial blobs counts as taken, because their files are sparse; `CATALOGUE_BYTES` are
+        left for writing down what becomes of them.
         """
-        short = 0 if self.free is None else size_bytes + self.reserved - self.written - self.free
+        short = 0 if self.free is None else size_bytes + self.reserved - self.written + CATALOGUE_BYTES - self.free
         return max(self.over_quota(size_bytes), short)
 
     def why_full(self, digest: Digest, size_bytes: int, root: Path) -> str:

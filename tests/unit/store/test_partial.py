@@ -84,7 +84,7 @@ def test_available_from_is_the_end_of_the_run(present: set[int], offset: int) ->
     partial = PartialBlob(DIGEST, layout, file, keep=lambda _: None, drop=lambda _: True)
     for index in present:
         partial.mark_piece(index)
-    there = [byte // PIECE in present for byte in range(0, layout.size_bytes)]
+    there = [byte // PIECE in present for byte in range(layout.size_bytes)]
     end = offset
     while end < layout.size_bytes and there[end]:
         end += 1
