@@ -141,6 +141,14 @@ def test_server_certificate_is_reissued_when_it_must_be(authority: Authority, tm
     assert len(ids) == 1
 
 
+def test_server_certificate_follows_a_key_that_was_removed(authority: Authority) -> None:
+    first = _server(authority, ["a.example"])
+    (authority.directory / "server.key").unlink()
+    second = _server(authority, None)
+    key = certificates.parse_key((authority.directory / "server.key").read_bytes(), "server.key")
+    assert certificates.public_key_of(second) == key.public_key() != certificates.public_key_of(first)
+
+
 def test_server_certificate_near_the_end_of_the_ca_is_not_reissued_for_ever(authority: Authority) -> None:
     last = _server(authority, ["a.example"], timedelta(days=3640))
     assert _server(authority, ["a.example"], timedelta(days=3649)) == last
