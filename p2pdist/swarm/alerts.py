@@ -30,6 +30,9 @@ from p2pdist.swarm.events import (
 )
 from p2pdist.swarm.stats import SwarmStats, TorrentStats
 
+# torrent_handle::query_name of libtorrent/torrent_handle.hpp, which the Python binding doesn't name.
+QUERY_NAME = 1 << 6
+
 
 def _failed(alert: Any) -> TorrentEvent:
     return TorrentFailed(alert.error.message())

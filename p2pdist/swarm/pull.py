@@ -6,7 +6,7 @@ order is libtorrent's: strictly in order, all pullers would want the same piece 
 against 1.08-1.17, facts.md).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -113,9 +113,9 @@ class Pull:
 
     # For the swarm
 
-    def params(self, metainfo: Metainfo) -> lt.add_torrent_params:
+    def params(self, metainfo: Metainfo, peers: Iterable[Endpoint]) -> lt.add_torrent_params:
         """The torrent with the pieces that are there already; none of them is read again."""
-        params = self._torrent.params(metainfo)
+        params = self._torrent.params(metainfo, peers)
         count = self._layout.count
         params.have_pieces = [index in self._pieces for index in range(count)]
         urgent = set(self._move_window())

@@ -8,12 +8,11 @@ any, the pump waits for that, fetches all there are and delivers what they mean.
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import libtorrent as lt
 import trio
 
-from p2pdist.swarm.alerts import translate
+from p2pdist.swarm.alerts import QUERY_NAME, translate
 from p2pdist.swarm.broadcast import Broadcast
 from p2pdist.swarm.endpoint import Endpoint
 from p2pdist.swarm.errors import SwarmError
@@ -87,12 +86,14 @@ class Session:
         self,
         session: lt.session,
         addresses: tuple[Endpoint, ...],
-        on_event: Callable[[PeerRefused | AlertsDropped], None],
+        nursery: trio.Nursery,
     ) -> None:
         self.addresses = addresses
+        self.nursery = nursery
+        """For work that outlives its caller; it is cancelled when the session ends."""
+        self.on_event: Callable[[PeerRefused | AlertsDropped], None] = lambda event: None
         self.torrents: dict[str, Torrent] = {}
         self._session = session
-        self._on_event = on_event
         self._measured: Broadcast[None] = Broadcast()
         self._totals: Broadcast[SwarmStats] = Broadcast()
 
@@ -149,7 +150,7 @@ class Session:
 
     async def measure(self) -> None:
         """Bring the `stats` of every torrent up to date."""
-        self._session.post_torrent_updates(0)
+        self._session.post_torrent_updates(QUERY_NAME)
         await self._measured.next()
 
     async def totals(self) -> SwarmStats:
@@ -186,7 +187,7 @@ class Session:
             case SessionMeasured(totals):
                 self._totals.send(totals)
             case PeerRefused() | AlertsDropped():
-                self._on_event(event)
+                self.on_event(event)
 
     def forget(self) -> None:
         """Drop the reference to libtorrent's session: the last one ends it, and waits for its threads."""
@@ -194,23 +195,21 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(
-    settings: SwarmSettings, on_event: Callable[[PeerRefused | AlertsDropped], None]
-) -> AsyncIterator[Session]:
-    """A session that listens; raises `SwarmError` when it can't. `on_event` is called for what concerns no torrent."""
-    started, addresses = await trio.to_thread.run_sync(partial(_start, settings))
-    session = Session(started, addresses, on_event)
+async def open_session(settings: SwarmSettings) -> AsyncIterator[Session]:
+    """A session that listens; raises `SwarmError` when it can't."""
+    started, addresses = await trio.to_thread.run_sync(_start, settings)
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
         started.set_alert_fd(writer.fileno())
-        del started
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(session.pump, reader)
+        async with trio.open_nursery() as nursery:
+            session = Session(started, addresses, nursery)
+            del started
+            nursery.start_soon(session.pump, reader)
+            try:
                 yield session
                 nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(session.forget)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(session.forget)

@@ -41,36 +41,31 @@ WINDOW_PIECES = 48
 _EVENTS_KEPT = 1000
 
 
-def _check_size(path: Path, size_bytes: int) -> None:
+def _size_of(path: Path) -> int:
     try:
-        found = os.stat(path).st_size
+        return os.stat(path).st_size
     except OSError as error:
-        raise SwarmStorageError(f"{path} can't be seeded: {error.strerror}") from error
-    if found != size_bytes:
-        raise SwarmStorageError(f"{path} can't be seeded: it has {found} bytes, its metainfo says {size_bytes}")
+        raise SwarmStorageError(f"{path} can't be swarmed: {error.strerror}") from error
 
 
 class Swarm:
     """Torrents of one agent; made by `Swarm.open`."""
 
-    def __init__(self, settings: SwarmSettings, nursery: trio.Nursery) -> None:
+    def __init__(self, settings: SwarmSettings, session: Session) -> None:
         self._disk = settings.disk
+        self._session = session
         self._idle = IdleSeeds(settings.max_idle_seeds)
         self._pulls: set[Digest] = set()
-        self._nursery = nursery
         # Without a bound for SeedFailed, which comes once a torrent and mustn't be lost; see `_announce` for the rest.
         self._events, self.events = trio.open_memory_channel[SwarmEvent](float("inf"))
-        self._session: Session
+        session.on_event = self._announce
 
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: SwarmSettings) -> AsyncIterator["Swarm"]:
         """A swarm that listens and lets nobody in yet; raises `SwarmError` when it can't listen."""
-        async with trio.open_nursery() as nursery:
-            swarm = cls(settings, nursery)
-            async with open_session(settings, swarm._announce) as swarm._session:
-                yield swarm
-                nursery.cancel_scope.cancel()
+        async with open_session(settings) as session:
+            yield cls(settings, session)
 
     # Peers
 
@@ -115,7 +110,11 @@ class Swarm:
             if metainfo.digest in self._idle:
                 self._rest(torrent)
             return
-        _check_size(path, metainfo.layout.size_bytes)
+        found = _size_of(path)
+        if found != metainfo.layout.size_bytes:
+            raise SwarmStorageError(
+                f"{path} can't be seeded: it has {found} bytes, its metainfo says {metainfo.layout.size_bytes}"
+            )
         torrent = Torrent(metainfo.digest, path, lambda torrent, event: None)
         params = torrent.params(metainfo)
         params.flags |= lt.torrent_flags.seed_mode | lt.torrent_flags.upload_mode
@@ -163,14 +162,14 @@ class Swarm:
         if pull.finished:
             yield pull
             return
+        _size_of(blob.path)
         torrent.observer = partial(self._pulling, pull)
         await self.unload(metainfo.digest)
         self._pulls.add(metainfo.digest)
         try:
-            await self._session.add(torrent, pull.params(metainfo))
+            await self._session.add(torrent, pull.params(metainfo, peers))
             try:
                 pull.start()
-                torrent.connect(peers)
                 yield pull
             except BaseException:
                 await self._session.remove(torrent)
@@ -214,7 +213,7 @@ class Swarm:
         for digest in self._idle.put(torrent.digest):
             evicted = self._loaded(digest)
             if evicted is not None:
-                self._nursery.start_soon(self._retire, evicted)
+                self._session.nursery.start_soon(self._retire, evicted)
 
     async def _retire(self, torrent: Torrent) -> None:
         try:
@@ -243,7 +242,7 @@ class Swarm:
         self._idle.discard(torrent.digest)
         if not torrent.closing:
             self._announce(SeedFailed(torrent.digest, reason))
-            self._nursery.start_soon(self._retire, torrent)
+            self._session.nursery.start_soon(self._retire, torrent)
 
     def _announce(self, event: SwarmEvent) -> None:
         """Tell the owner; what strangers and liars cause is dropped while a thousand events wait to be read."""

@@ -24,8 +24,11 @@ from p2pdist.swarm.events import (
 )
 from p2pdist.swarm.stats import TorrentStats
 
+# With no_verify_files libtorrent doesn't look at the file when it loads a torrent (whoever loads one has) and connects
+# to the peers that come with it at once, instead of at its next tick, which is up to a second away.
 _FLAGS = (
-    lt.torrent_flags.apply_ip_filter
+    lt.torrent_flags.no_verify_files
+    | lt.torrent_flags.apply_ip_filter
     | lt.torrent_flags.disable_pex
     | lt.torrent_flags.disable_lsd
     | lt.torrent_flags.disable_dht
@@ -54,13 +57,14 @@ class Torrent:
         if path.name != self.name:
             raise SwarmStorageError(f"{path} can't be the file of {digest}: it would be named {self.name}")
 
-    def params(self, metainfo: Metainfo) -> lt.add_torrent_params:
+    def params(self, metainfo: Metainfo, peers: Iterable[Endpoint] = ()) -> lt.add_torrent_params:
         """What every torrent of ours is added with; raises `SwarmError` when libtorrent doesn't take the metainfo."""
         try:
             params = lt.load_torrent_buffer(metainfo.torrent())
         except RuntimeError as error:
             raise SwarmError(f"the metainfo of {metainfo.digest} isn't a torrent: {error}") from error
         params.save_path = str(self.path.parent)
+        params.peers = [(peer.address, peer.port) for peer in peers]
         params.flags = _FLAGS
         return params
 
@@ -98,7 +102,7 @@ class Torrent:
             raise SwarmError(f"the torrent of {self.digest} was unloaded while it was loaded")
 
     def connect(self, endpoints: Iterable[Endpoint]) -> None:
-        """Have libtorrent connect to these peers, and again when a connection breaks."""
+        """Have libtorrent connect to these peers within a second, and again when a connection breaks."""
         if self.handle is None or self.closing:
             return
         for endpoint in endpoints:

@@ -146,7 +146,10 @@ def session_settings(settings: SwarmSettings) -> "lt.settings_pack":
         "piece_timeout": 10,
         "min_reconnect_time": 2,
         "max_failcount": 20,
+        # Nothing is asked for outside the order that a pull sets.
         "whole_pieces_threshold": 0,
+        "initial_picker_threshold": 0,
+        "allowed_fast_set_size": 0,
         # Threads of the pread back end; posix works in the network thread.
         "aio_threads": 2,
         "hashing_threads": 1,

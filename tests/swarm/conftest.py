@@ -41,7 +41,7 @@ def within(seconds: float) -> Iterator[None]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that no event tells."""
     with within(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 

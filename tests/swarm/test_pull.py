@@ -1,5 +1,6 @@
 """Blobs pulled from agents that hold them, by real sessions on loopback."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -157,21 +158,22 @@ async def test_a_holder_can_be_the_one_who_connects(open_swarm: OpenSwarm, tmp_p
                 await pull.wait_finished()
 
 
-@pytest.mark.parametrize("window_pieces", [0, 16])
-async def test_the_window_comes_first(open_swarm: OpenSwarm, tmp_path: Path, window_pieces: int) -> None:
+async def test_the_window_comes_first(open_swarm: OpenSwarm, tmp_path: Path) -> None:
+    """How far from its place in the file a piece arrives: a third of the blob at random, less within the window."""
     blob = Blob.of_size(6 * MIB)
-    partial = blob.partial_in(tmp_path / "puller")
+    count = blob.layout.count
+    displacement = {}
     async with open_swarm() as holder, open_swarm() as puller:
         await holder.seed(blob.whole_in(tmp_path / "holder"), blob.metainfo)
-        async with puller.pull(partial, blob.metainfo, holder.addresses, window_pieces=window_pieces) as pull:
-            with within(20):
-                await pull.wait_finished()
-    early = max(index - position for position, index in enumerate(partial.marked))
-    if window_pieces:
-        # Of the pieces before it so many at most were missing when it was asked for.
-        assert early <= window_pieces
-    else:
-        assert early > 16
+        for window_pieces in (0, count // 6):
+            partial = blob.partial_in(tmp_path / "puller")
+            async with puller.pull(partial, blob.metainfo, holder.addresses, window_pieces=window_pieces) as pull:
+                with within(20):
+                    await pull.wait_finished()
+            await puller.unload(blob.digest)
+            displacement[window_pieces] = sum(abs(index - place) for place, index in enumerate(partial.marked)) / count
+    assert displacement[0] > 0.25 * count
+    assert displacement[count // 6] < 0.15 * count
 
 
 async def test_a_cancelled_pull_leaves_what_it_had_and_can_be_resumed(
@@ -241,9 +243,7 @@ async def test_a_liar_is_found_out_and_its_piece_fetched_elsewhere(
             puller.add_peers(blob.digest, honest.addresses)
             with within(30):
                 await pull.wait_finished()
-            with within(10):
-                while not (await pull.stats()).failed_bytes:
-                    await trio.sleep(0.05)
+            assert (await pull.stats()).failed_bytes > 0
         assert partial.path.read_bytes() == blob.data
 
 
@@ -293,9 +293,10 @@ async def test_a_pull_whose_block_raises_does_not_seed(open_swarm: OpenSwarm, tm
     blob = Blob.of_size(MIB)
     partial = blob.partial_in(tmp_path / "puller", range(blob.layout.count))
     async with open_swarm() as swarm:
-        with pytest.raises(KeyError):
+        with contextlib.suppress(KeyError):
             async with swarm.pull(partial, blob.metainfo) as pull:
                 await pull.wait_finished()
+                assert swarm.loaded
                 raise KeyError
         assert not swarm.loaded
 
@@ -305,7 +306,7 @@ async def test_a_missing_file_is_an_error_and_not_a_check(open_swarm: OpenSwarm,
     partial = blob.partial_in(tmp_path / "puller", [0])
     partial.path.unlink()
     async with open_swarm() as swarm:
-        with pytest.raises(SwarmStorageError, match=str(blob.digest)):
+        with pytest.raises(SwarmStorageError, match="No such file"):
             async with swarm.pull(partial, blob.metainfo):
                 pass
         assert not swarm.loaded
@@ -329,7 +330,7 @@ async def test_a_full_disk_ends_the_pull(open_swarm: OpenSwarm, disk: DiskBacken
     async with open_swarm(disk=disk) as holder, open_swarm(disk=disk) as puller:
         await holder.seed(blob.whole_in(tmp_path / "holder"), blob.metainfo)
         async with puller.pull(partial, blob.metainfo, holder.addresses) as pull:
-            with within(20), pytest.raises(SwarmStorageError, match="No space left|Invalid argument"):
+            with within(20), pytest.raises(SwarmStorageError, match=r"No space left|Invalid argument"):
                 await pull.wait_finished()
         assert not puller.loaded
 
