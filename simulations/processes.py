@@ -15,7 +15,7 @@ from typing import Self
 
 from simulations.ownership import Owner
 
-MARK_VARIABLE = "P2PDIST_RUN"
+MARK_VARIABLE = "MEASURED_BY_RUN"
 _POLL_SECONDS = 0.02
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _LOG_TAIL_LINES = 30

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -82,11 +82,11 @@ class Daemon:
         assert self._process is not None, f"{self.name} was never started"
         return self._process
 
-    def start(self, *arguments: str) -> None:
-        """Start it; it isn't ready yet."""
+    def start(self, launcher: Sequence[str | Path] = ()) -> None:
+        """Start it, through a program that ends by exec where one is given; it isn't ready yet."""
         assert self._process is None or not self._process.running, f"{self.name} runs already"
         self.config.write_text(toml(self.settings))
-        argv: list[str | Path] = [P2PDIST, self.command, "--config", self.config, *arguments]
+        argv: list[str | Path] = [*launcher, P2PDIST, self.command, "--config", self.config]
         self._process = self.place.start(argv, self.log)
 
     def wait_ready(self) -> None:
@@ -127,14 +127,21 @@ class Daemon:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum over all series of a metric that carry these labels; there must be one."""
-        samples = [
+        samples = self._samples(name, labels)
+        assert samples, f"{self.name} has no metric {name} {labels or ''}"
+        return sum(samples)
+
+    def growing_metric(self, name: str, **labels: str) -> float:
+        """The same of a metric whose series come up with use: 0 as long as there is none."""
+        return sum(self._samples(name, labels))
+
+    def _samples(self, name: str, labels: Mapping[str, str]) -> list[float]:
+        return [
             sample.value
             for family in text_string_to_metric_families(self.admin("/metrics")[1])
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
-        assert samples, f"{self.name} has no metric {name} {labels or ''}"
-        return sum(samples)
 
     def rss_mib(self) -> float:
         return self.process.rss_bytes() / _MIB
@@ -187,13 +194,7 @@ class Tracker(Daemon):
 
     def origin_bytes(self) -> int:
         """Bytes of blobs that it received from origins, as it counts them."""
-        samples = [
-            sample.value
-            for family in text_string_to_metric_families(self.admin("/metrics")[1])
-            for sample in family.samples
-            if sample.name == "p2pdist_tracker_origin_bytes_total"
-        ]
-        return int(sum(samples))
+        return int(self.growing_metric("p2pdist_tracker_origin_bytes_total"))
 
     def dealt_bytes(self) -> int:
         """Bytes of pieces that it dealt."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from typing import TypeVar
 
@@ -113,7 +114,7 @@ def at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
 
 def pull_at_once(agents: Sequence[Agent], repository: str, reference: str, image: Image) -> list[Pulled]:
     """Every agent pulls the image, all beginning at the same instant."""
-    return at_once([lambda agent=agent: pull(agent, repository, reference, image) for agent in agents])  # type: ignore[misc]
+    return at_once([partial(pull, agent, repository, reference, image) for agent in agents])
 
 
 @contextmanager

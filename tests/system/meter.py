@@ -21,7 +21,7 @@ _PART_BYTES = 64 * 1024
 _GATE_SECONDS = 60
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
 _BLOB = re.compile(r"/v2/.+/blobs/(sha256:[0-9a-f]{64})")
-_MANIFEST = re.compile(r"/v2/(.+)/manifests/([^?]+)")
+_MANIFEST = re.compile(r"/v2/.+/manifests/")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Meter:
         self._answered: list[Answered] = []
         self._blob_bytes: Counter[str] = Counter()
         self._gates: dict[str, Gate] = {}
+        self._manifests = Gate(0)
+        self._manifests.open()
         self._spoilt: set[str] = set()
         self._cuts: dict[str, int] = {}
         self._bytes_per_second = 0.0
@@ -74,13 +76,23 @@ class Meter:
     def close(self) -> None:
         """Open every gate, so that whatever waits ends."""
         self._closed.set()
-        for gate in self._gates.values():
+        for gate in [*self._gates.values(), self._manifests]:
             gate.open()
 
     def gate(self, digest: str, after_bytes: int) -> Gate:
         """Let only the first `after_bytes` of this blob pass until the gate is opened."""
         gate = self._gates[digest] = Gate(after_bytes)
         return gate
+
+    def gate_manifests(self) -> Gate:
+        """Answer no request for a manifest until the gate is opened."""
+        self._manifests = Gate(0)
+        return self._manifests
+
+    def wait_for_manifests(self) -> None:
+        """Wait at the gate of manifests; it is open unless a test shut it."""
+        self._manifests.reached.set()
+        self._manifests.opened.wait(_GATE_SECONDS)
 
     def pace(self, bytes_per_second: float) -> None:
         """Send bodies no faster than this, all together."""
@@ -155,6 +167,8 @@ class _MeterHandler(Handler):
         super().__init__(*arguments)
 
     def respond(self) -> None:
+        if _MANIFEST.match(self.path):
+            self._meter.wait_for_manifests()
         connection = self._meter.dial()
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}

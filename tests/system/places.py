@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
-from p2pdist.demo.ports import free_ports
+from p2pdist.demo.ports import FreePorts
 from simulations.network import Host
 from simulations.processes import Process
 
 _HTTP_SECONDS = 60
+_FIRST_PORT = 7400
+_loopback_ports = {loopback: FreePorts(loopback) for loopback in ("127.0.0.1", "::1")}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Place:
 
     def ports(self, count: int) -> list[int]:
         """Ports that nobody listens on here; a namespace has nobody else in it."""
-        return list(range(7400, 7400 + count)) if self.host else free_ports(count, self.loopback)
+        if self.host:
+            return list(range(_FIRST_PORT, _FIRST_PORT + count))
+        return _loopback_ports[self.loopback].take(count)
 
     def start(self, argv: Sequence[str | Path], log: Path) -> Process:
         return self.host.start(argv, log=log) if self.host else Process(argv, log=log)
