@@ -41,14 +41,14 @@ class SourceBytes:
         )
 
 
-async def wait_ready(client: HttpClient, admin: str, timeout_seconds: float, explain: Callable[[], str]) -> None:
-    """Ask `/readyz` until it says 200; raises `Unavailable` with `explain()` and the last answer when it never does."""
-    url = Url.parse(f"{admin}/readyz")
-    answer = "it was never asked"
+async def wait_until_ok(client: HttpClient, url: str, timeout_seconds: float, explain: Callable[[], str]) -> None:
+    """Ask for `url` until the answer is 200; else raises `Unavailable` with `explain()` and the last answer."""
+    target = Url.parse(url)
+    answer = "none"
     with trio.move_on_after(timeout_seconds):
         while True:
             try:
-                await fetch(client, "GET", url, _LIMIT_BYTES)
+                await fetch(client, "GET", target, _LIMIT_BYTES)
                 return
             except Unavailable as error:
                 answer = str(error)

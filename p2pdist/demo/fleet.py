@@ -15,8 +15,8 @@ from pathlib import Path
 import trio
 
 from p2pdist.core.errors import P2PDistError
-from p2pdist.demo.admin import wait_ready
-from p2pdist.demo.ports import free_ports
+from p2pdist.demo.admin import wait_until_ok
+from p2pdist.demo.ports import FreePorts
 from p2pdist.demo.processes import Process, ProcessGroup
 from p2pdist.http.client import HttpClient
 
@@ -61,17 +61,23 @@ class Fleet:
     """The daemons of one demo; `start_tracker` comes first, then `start_agents` as often as needed."""
 
     def __init__(
-        self, directory: Path, upstream: UpstreamSite, agents: int, processes: ProcessGroup, client: HttpClient
+        self,
+        directory: Path,
+        upstream: UpstreamSite,
+        agents: int,
+        processes: ProcessGroup,
+        client: HttpClient,
+        ports: FreePorts,
     ) -> None:
         self._directory = directory
         self._upstream = upstream
         self._processes = processes
         self._client = client
-        control, relay, admin, *ports = free_ports(3 + 4 * agents)
+        control, relay, admin = ports.take(3)
         self._control = f"{_HOST}:{control}"
         self._tracker_relay = f"{_HOST}:{relay}"
         self.tracker_admin = f"http://{_HOST}:{admin}"
-        self._ports = [ports[4 * number : 4 * number + 4] for number in range(agents)]
+        self._ports = [ports.take(4) for _ in range(agents)]
         self._running: dict[str, Process] = {}
         self._enrolment: _Enrolment | None = None
 
@@ -101,7 +107,9 @@ class Fleet:
     async def _start(self, name: str, command: str, config: Path, admin: str) -> None:
         process = self._processes.start(name, [*_PROGRAM, command, "--config", str(config)])
         self._running[name] = process
-        await wait_ready(self._client, admin, READY_SECONDS, lambda: f"{name} isn't ready; {process.last_words()}")
+        await wait_until_ok(
+            self._client, f"{admin}/readyz", READY_SECONDS, lambda: f"{name} isn't ready; {process.last_words()}"
+        )
 
     def _tracker_config(self, state: Path) -> Path:
         return _write(

@@ -17,14 +17,26 @@ _FIRST_PORT = 10000
 _LAST_PORT = 32767
 
 
-def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """`count` different ports of `host` that nobody listens on at the moment; raises `Unavailable` for want of them."""
-    candidates = list(range(_FIRST_PORT, _below_ephemeral() + 1))
-    random.shuffle(candidates)
-    found = [port for port, _ in zip((port for port in candidates if _is_free(host, port)), range(count), strict=False)]
-    if len(found) < count:
-        raise Unavailable(f"only {len(found)} of {count} TCP ports are free on {host} between {_FIRST_PORT} and 32767")
-    return found
+class FreePorts:
+    """Gives ports of `host` that nobody listens on at the moment, each only once."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self._candidates = list(range(_FIRST_PORT, _below_ephemeral() + 1))
+        random.shuffle(self._candidates)
+
+    def take(self, count: int) -> list[int]:
+        """`count` different ports; raises `Unavailable` when there aren't so many."""
+        found: list[int] = []
+        while len(found) < count:
+            if not self._candidates:
+                raise Unavailable(
+                    f"only {len(found)} of {count} TCP ports are free on {self._host} from {_FIRST_PORT} on"
+                )
+            port = self._candidates.pop()
+            if _is_free(self._host, port):
+                found.append(port)
+        return found
 
 
 def _below_ephemeral() -> int:

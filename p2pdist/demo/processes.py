@@ -9,14 +9,15 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from p2pdist.core.errors import P2PDistError, Unavailable
+from p2pdist.core.errors import Unavailable
+from p2pdist.demo.groups import most_telling
 
 STOP_SECONDS = 8.0
 _SHOWN_LINES = 15
@@ -33,13 +34,23 @@ class Process:
 
     name: str
     popen: subprocess.Popen[bytes]
-    pidfd: int
     log: Path
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far (proc(5), `/proc/pid/stat`)."""
+        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def wait(self) -> int:
         """Wait for its end; returns the exit code, negative for a signal."""
         while (code := self.popen.poll()) is None:
-            await trio.lowlevel.wait_readable(self.pidfd)
+            # One of our own, because trio lets only one task wait for a descriptor. The id is still its own: nobody
+            # but `poll` reaps it.
+            descriptor = os.pidfd_open(self.popen.pid)
+            try:
+                await trio.lowlevel.wait_readable(descriptor)
+            finally:
+                os.close(descriptor)
         await trio.lowlevel.checkpoint()
         return code
 
@@ -78,7 +89,7 @@ class ProcessGroup:
                 stderr=output,
                 start_new_session=True,
             )
-        process = Process(name, popen, os.pidfd_open(popen.pid), log)
+        process = Process(name, popen, log)
         self.running.append(process)
         self._nursery.start_soon(process.watch)
         return process
@@ -97,26 +108,10 @@ async def open_processes(log_directory: Path) -> AsyncIterator[ProcessGroup]:
             yield ProcessGroup(log_directory, nursery, running)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        raise _most_telling(group) from None
+        raise most_telling(group, EndedEarly) from None
     finally:
         with trio.CancelScope(shield=True):
             await _stop(running)
-
-
-def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error to show: the early end of a process rather than what it led to; the group itself if there is a bug."""
-    leaves = list(_leaves(group))
-    if not all(isinstance(leaf, P2PDistError) for leaf in leaves):
-        return group
-    return next((leaf for leaf in leaves if isinstance(leaf, EndedEarly)), leaves[0])
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 async def _stop(processes: Sequence[Process]) -> None:
@@ -131,7 +126,6 @@ async def _stop(processes: Sequence[Process]) -> None:
         if process.popen.poll() is None:
             process.popen.kill()
         await process.wait()
-        os.close(process.pidfd)
 
 
 def _dies_with_us() -> list[str]:

@@ -16,6 +16,7 @@ import trio
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, NotFound, ProtocolError
+from p2pdist.demo.groups import most_telling
 from p2pdist.demo.requests import UnexpectedStatus, fetch, in_thread
 from p2pdist.http.client import HttpClient
 from p2pdist.http.interrupt import Interrupt
@@ -88,9 +89,12 @@ async def pull(
     progress.blobs = [BlobProgress(blob) for blob in manifest.blobs]
     wrong: list[str] = []
     limiter = trio.CapacityLimiter(parallel)
-    async with trio.open_nursery() as nursery:
-        for blob in progress.blobs:
-            nursery.start_soon(_pull_blob, source, blob, limiter, wrong)
+    try:
+        async with trio.open_nursery() as nursery:
+            for blob in progress.blobs:
+                nursery.start_soon(_pull_blob, source, blob, limiter, wrong)
+    except BaseExceptionGroup as group:
+        raise most_telling(group) from None
     first_byte_at = min((blob.first_byte_at for blob in progress.blobs if blob.first_byte_at), default=started_at)
     return PullResult(
         digest,

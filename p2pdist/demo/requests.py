@@ -1,4 +1,4 @@
-"""HTTP requests from the event loop: each runs in a worker thread and is called off when its task is cancelled."""
+"""HTTP requests from the event loop: each runs in a worker thread and ends when its task is cancelled."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -10,6 +10,7 @@ from p2pdist.core.errors import InvalidInput, Unavailable
 from p2pdist.http.client import HttpClient
 from p2pdist.http.headers import Headers
 from p2pdist.http.interrupt import Interrupt
+from p2pdist.http.interruptible import run_interruptible
 from p2pdist.http.url import Url
 
 T = TypeVar("T")
@@ -25,13 +26,10 @@ class UnexpectedStatus(Unavailable):
 
 
 async def in_thread(work: Callable[[Interrupt], T], limiter: trio.CapacityLimiter | None = None) -> T:
-    """Run `work` in a worker thread; a cancellation interrupts what it blocks on and doesn't wait for its end."""
+    """Run `work` in a worker thread; a cancellation interrupts what it blocks on."""
     interrupt = Interrupt()
-    try:
-        return await trio.to_thread.run_sync(work, interrupt, abandon_on_cancel=True, limiter=limiter)
-    except trio.Cancelled:
-        interrupt.trigger()
-        raise
+    limiter = limiter if limiter is not None else trio.to_thread.current_default_thread_limiter()
+    return await run_interruptible(partial(work, interrupt), interrupt, limiter)
 
 
 async def fetch(
