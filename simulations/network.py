@@ -167,14 +167,18 @@ class Host:
         self.processes.append(process)
         return process
 
+    def make_socket(self, make: Callable[[], socket.socket]) -> socket.socket:
+        """A socket of this process that stands on this host: what `make` returns, called inside the namespace."""
+        return _inside(self.namespace, make)
+
     def connect(self, address: str, port: int, timeout_seconds: float = _CONNECT_SECONDS) -> socket.socket:
         """A TCP connection from this host; `address` may be the host's own 127.0.0.1."""
-        return _inside(self.namespace, lambda: socket.create_connection((address, port), timeout_seconds))
+        return self.make_socket(lambda: socket.create_connection((address, port), timeout_seconds))
 
     def listen(self, port: int = 0, address: str = "") -> socket.socket:
         """A listening TCP socket of this process on this host; IPv4 on all its addresses unless one is given."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return _inside(self.namespace, lambda: socket.create_server((address, port), family=family, backlog=128))
+        return self.make_socket(lambda: socket.create_server((address, port), family=family, backlog=128))
 
     def cpu_seconds(self) -> float:
         """CPU seconds so far of the programs that run here."""

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from simulations.network import Link, Network
 from tests.system.clients import ClientFailed, Podman, address_of, skopeo_archive, skopeo_copy
 from tests.system.containerd import Containerd
 from tests.system.images import busybox_layer, image, index, layer
+from tests.system.places import Place
 from tests.system.registries import ACCOUNT, Registry
 
 REGISTRY = "registry.test"
@@ -151,3 +153,28 @@ def test_the_pace_limits_all_bodies_together(registry: Registry) -> None:
         started = time.monotonic()
         registry.read_through_meter(f"/v2/library/app/blobs/{made.layers[0].digest}")
         assert 0.4 < time.monotonic() - started < 2
+
+
+def test_a_registry_on_a_shaped_host_is_fetched_at_the_pace_of_its_link(
+    tmp_path: Path, require_program: Callable[[str], str], needs_namespaces: None
+) -> None:
+    require_program("docker-registry")
+    made = image(layer(2_000_000, "shaped", "none"))
+    blob = made.layers[0]
+    with (
+        Network({"origin": Link.symmetric(20_000_000), "client": Link()}) as network,
+        Registry(tmp_path / "registry", place=Place(network["origin"])) as registry,
+    ):
+        registry.push(made, "library/app", "1")
+        assert network.counters()["origin"].sent < 100_000
+        for url in (registry.url, registry.direct_url):
+            host, port = address_of(url).split(":")
+            started = time.monotonic()
+            connection = Place(network["client"]).http(host, int(port))
+            connection.request("GET", f"/v2/library/app/blobs/{blob.digest}")
+            with connection.getresponse() as response:
+                assert response.read() == blob.data
+            connection.close()
+            assert 0.6 < time.monotonic() - started < 2
+        assert registry.meter.total_blob_bytes() == blob.size_bytes
+        assert network.counters()["origin"].sent > 2 * blob.size_bytes

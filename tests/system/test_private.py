@@ -1,5 +1,6 @@
 """Private repositories: the tracker holds the credentials, nobody else sees them, and the bytes don't travel openly."""
 
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import NamedTuple
 import pytest
 import trustme
 
+from simulations.network import Host, Link, Network
 from tests.system.clients import skopeo_copy
 from tests.system.daemons import merged
 from tests.system.fetches import get, pull_at_once
 from tests.system.fleet import UPSTREAM, Fleet, upstream
-from tests.system.images import Image, image, layer
+from tests.system.images import Content, Image, image, layer
+from tests.system.places import Place
 from tests.system.registries import ACCOUNT, Registry
 
 REPOSITORY = "private/app"
@@ -102,3 +105,71 @@ def test_a_repository_that_the_account_cannot_see_is_a_clear_404(private: Privat
     status, _, body = get(private.fleet.agents[0], f"/v2/private/absent/manifests/1?ns={UPSTREAM}")
     assert status == 404
     assert b'"MANIFEST_UNKNOWN"' in body or b'"NAME_UNKNOWN"' in body
+
+
+class Tapped(NamedTuple):
+    """What passed one agent's link while it pulled a blob."""
+
+    packets: bytes
+    blob: Content
+
+    def plain_slices(self) -> int:
+        """How many of a hundred slices of the blob can be read in the packets as they are."""
+        step = self.blob.size_bytes // SLICES
+        slices = (self.blob.data[start : start + SLICE_BYTES] for start in range(0, step * SLICES, step))
+        return sum(piece in self.packets for piece in slices)
+
+
+SLICES = 100
+SLICE_BYTES = 16
+ETH_P_ALL = 3
+SO_RCVBUFFORCE = 33
+TAP_BYTES = 64 << 20
+
+
+def tap(host: Host) -> socket.socket:
+    """A packet socket that sees what passes the host's link (packet(7)); needs root."""
+
+    def make() -> socket.socket:
+        packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        packets.bind(("eth0", ETH_P_ALL))
+        packets.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, TAP_BYTES)
+        packets.setblocking(False)
+        return packets
+
+    return host.make_socket(make)
+
+
+def drain(packets: socket.socket) -> bytes:
+    received = []
+    try:
+        while True:
+            received.append(packets.recv(1 << 17))
+    except BlockingIOError:
+        return b"".join(received)
+
+
+@pytest.mark.parametrize("auth", ["none", "htpasswd"])
+def test_only_a_private_blob_is_unreadable_on_the_way_between_tracker_and_agents(
+    auth: str, tmp_path: Path, require_program: Callable[[str], str], needs_namespaces: None
+) -> None:
+    require_program("docker-registry")
+    made = image(layer(4_000_000, auth, "none"))
+    with (
+        Network({name: Link() for name in ("origin", "tracker", "agent-1", "agent-2")}) as network,
+        Registry(tmp_path / "registry", place=Place(network["origin"]), auth=auth) as registry,
+    ):
+        registry.push(made, REPOSITORY, "1")
+        login = registry.write_docker_config(tmp_path / "docker-config.json")
+        origin = upstream(registry, credentials_file=str(login))
+        with (
+            Fleet(tmp_path / "fleet", [origin], agents=2, network=network) as fleet,
+            tap(network["agent-2"]) as packets,
+        ):
+            pull_at_once(fleet.agents, REPOSITORY, "1", made)
+            tapped = Tapped(drain(packets), made.layers[0])
+    assert len(tapped.packets) > made.blob_bytes
+    if auth == "none":
+        assert tapped.plain_slices() > SLICES // 2
+    else:
+        assert tapped.plain_slices() == 0
