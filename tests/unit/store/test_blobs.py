@@ -272,7 +272,11 @@ def test_the_listener_hears_of_every_way_to_go_until_it_stops(store: BlobStore) 
 
 def test_a_listener_may_use_the_store(store: BlobStore) -> None:
     put(store, DATA)
-    store.on_evicted(lambda digest: put(store, DATA) and None)
+
+    def put_again(_: Digest) -> None:
+        put(store, DATA)
+
+    store.on_evicted(put_again)
     store.remove(DIGEST)
     assert read(store, DIGEST) == DATA
 
