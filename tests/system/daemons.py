@@ -23,8 +23,8 @@ _MIB = 1 << 20
 Settings = Mapping[str, Any]
 
 
-def p2pdist(*arguments: str | Path) -> str:
-    """What a command of `p2pdist` printed; raises `CalledProcessError`, with its output, when it fails."""
+def attempt(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command of `p2pdist`."""
     finished = subprocess.run(
         [P2PDIST, *arguments],
         stdin=subprocess.DEVNULL,
@@ -33,9 +33,14 @@ def p2pdist(*arguments: str | Path) -> str:
         timeout=_COMMAND_SECONDS,
         check=False,
     )
-    if finished.returncode:
-        raise AssertionError(f"p2pdist {' '.join(map(str, arguments))}: {finished.returncode}: {finished.stderr}")
-    return finished.stdout
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+def p2pdist(*arguments: str | Path) -> str:
+    """What a command of `p2pdist` printed; it must do its work."""
+    code, said, complained = attempt(*arguments)
+    assert code == 0, f"p2pdist {' '.join(map(str, arguments))}: {code}: {complained}"
+    return said
 
 
 def toml(settings: Settings, table: str = "") -> str:
@@ -73,7 +78,7 @@ class Daemon:
         self.state_dir = directory / f"{name}.state"
         self.config = directory / f"{name}.toml"
         self.settings = merged({"state_dir": str(self.state_dir)}, settings)
-        self._admin_port = int(self.settings["admin"]["listen"].rsplit(":", 1)[1])
+        self.admin_address: str = self.settings["admin"]["listen"]
         self._process: Process | None = None
 
     @property
@@ -117,7 +122,7 @@ class Daemon:
 
     def admin(self, path: str) -> tuple[int, str]:
         """Status and body of a GET at the admin address."""
-        connection = self.place.http(self.place.loopback, self._admin_port)
+        connection = self.place.http(self.place.loopback, int(self.admin_address.rsplit(":", 1)[1]))
         try:
             connection.request("GET", path)
             with connection.getresponse() as response:

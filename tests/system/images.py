@@ -12,6 +12,7 @@ import json
 import random
 import tarfile
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ class Content:
     data: bytes = field(repr=False)
     diff_id: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return f"sha256:{self.hex}"
 
-    @property
+    @cached_property
     def hex(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
