@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from p2pdist.core.units import format_size
-from p2pdist.demo.fleet import UpstreamSite
+from p2pdist.demo.configs import UpstreamSite
 from p2pdist.demo.outcome import Outcome, Stage
 from p2pdist.oci.reference import Reference
 

@@ -17,7 +17,8 @@ import trio
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError
 from p2pdist.demo.admin import SourceBytes, received_bytes, registry_bytes, tracker_bytes, wait_until_ok
-from p2pdist.demo.fleet import READY_SECONDS, AgentSite, Fleet, UpstreamSite
+from p2pdist.demo.configs import UpstreamSite
+from p2pdist.demo.fleet import READY_SECONDS, AgentSite, Fleet
 from p2pdist.demo.image import generate
 from p2pdist.demo.outcome import AgentFigures, Outcome, Stage
 from p2pdist.demo.ports import FreePorts

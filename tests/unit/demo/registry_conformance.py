@@ -52,7 +52,9 @@ class Subject:
         try:
             connection.request(method, path, headers={"Accept": ACCEPTED} | (headers or {}))
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            # docker-registry 2.8 announces the whole blob's length with a 416, so its body isn't waited for.
+            body = b"" if response.status == 416 else response.read()
+            return Answer(response.status, response.headers, body)
         finally:
             connection.close()
 
@@ -176,8 +178,8 @@ def what_is_unknown(subject: Subject) -> None:
 @check
 def what_is_no_digest(subject: Subject) -> None:
     for text in ("sha256:abc", "sha256:" + "z" * 64, "sha256:" + "A" * 64, "md5:" + "0" * 32):
-        for path in (subject.blob_path(text), subject.manifest_path(text)):
-            assert subject.ask("GET", path).status in (400, 404), path
+        answer = subject.ask("GET", subject.blob_path(text))
+        assert (answer.status, answer.codes) == (400, ["DIGEST_INVALID"]), text
 
 
 @check

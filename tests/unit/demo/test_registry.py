@@ -103,6 +103,17 @@ async def test_writing_is_refused(method):
     await with_registry(Registry, use)
 
 
+@pytest.mark.parametrize(
+    ("reference", "code"), [("sha256:abc", "DIGEST_INVALID"), ("-tag", "NAME_INVALID"), ("x" * 129, "NAME_INVALID")]
+)
+async def test_a_manifest_by_what_is_neither_tag_nor_digest_is_refused(reference, code):
+    def use(subject: Subject, registry: Registry) -> None:
+        answer = subject.ask("GET", subject.manifest_path(reference))
+        assert (answer.status, answer.codes) == (400, [code])
+
+    await with_registry(Registry, use)
+
+
 @pytest.mark.parametrize("path", ["/", "/v1/", "/v2/app", "/v2/app/tags/other", "/token"])
 async def test_other_paths_are_not_found(path):
     def use(subject: Subject, registry: Registry) -> None:

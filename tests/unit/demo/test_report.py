@@ -7,8 +7,8 @@ from rich.console import Console
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.demo.admin import SourceBytes, counter_total
+from p2pdist.demo.configs import UpstreamSite
 from p2pdist.demo.display import Display
-from p2pdist.demo.fleet import UpstreamSite
 from p2pdist.demo.outcome import AgentFigures, Outcome, Stage
 from p2pdist.demo.pull import BlobProgress, PullProgress
 from p2pdist.demo.report import conclusions, instructions, print_outcome, write_hosts
