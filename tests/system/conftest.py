@@ -27,13 +27,12 @@ def _swept() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left(_swept: None) -> Iterator[None]:
+def nothing_left(_swept: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No process, namespace or mount of a module's tests outlives the module."""
-    mounts = _mounts()
     yield
     poll_until(lambda: not _left_processes(), "processes of these tests gone", 5)
     assert [name for name in namespaces() if Owner.parse(name) == Owner.current()] == []
-    assert _mounts() - mounts == set()
+    assert _mounts_below(tmp_path_factory.getbasetemp()) == []
 
 
 def _left_processes() -> list[int]:
@@ -41,8 +40,9 @@ def _left_processes() -> list[int]:
     return [pid for pid, owner in marked_processes().items() if owner == mine and pid != mine.pid]
 
 
-def _mounts() -> set[str]:
-    return {line.split(" ")[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+def _mounts_below(directory: Path) -> list[str]:
+    mounts = (line.split(" ")[1] for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [mount for mount in mounts if Path(mount).is_relative_to(directory)]
 
 
 @pytest.fixture(scope="session")
