@@ -18,7 +18,7 @@ from p2pdist.core.errors import P2PDistError
 
 _HOP_BYTES = 16 * 1024 * 1024
 """The most that one stay in a worker thread sends: a client as fast as the disk must not keep the thread."""
-_INLINE_BYTES = 128 * 1024
+_INLINE_BYTES = 256 * 1024
 """Runs up to this length are sent from memory when they are cached."""
 _HANGUPS = frozenset(
     {

@@ -50,7 +50,8 @@ async def test_file_runs_of_all_lengths_arrive_in_order(fd: int) -> None:
         (1, 0),
         (1, 65_535),
         (65_536, 128 * 1024),
-        (196_608, 128 * 1024 + 1),
+        (196_608, 256 * 1024),
+        (7, 256 * 1024 + 1),
         (5, 2_000_000),
         (2_999_999, 1),
     ]
@@ -99,8 +100,9 @@ async def test_head_of_a_stream_sends_no_body(fd: int) -> None:
         assert (await client.get("/")).body == CONTENT[:1000]
 
 
-async def test_less_than_declared_ends_by_fin_after_every_byte_that_was_sent(fd: int) -> None:
-    async with running_server(Streams(fd, (0, 2_000_000), length=2_000_001)) as server, server.connect() as client:
+async def test_less_than_declared_ends_at_once_by_fin_after_every_byte_that_was_sent(fd: int) -> None:
+    handler = Streams(fd, (0, 2_000_000), length=2_000_001)
+    async with running_server(handler, Limits(linger_seconds=3600)) as server, server.connect() as client:
         answer = await client.get("/")
         assert (answer.status, answer.complete) == (200, False)
         assert answer.body == CONTENT[:2_000_000]
@@ -171,6 +173,20 @@ async def test_a_client_that_takes_nothing_is_given_up(fd: int) -> None:
         await handler.ended.wait()
     assert isinstance(handler.error, ClientGone)
     assert "no byte" in str(handler.error)
+
+
+async def test_a_client_that_takes_little_at_a_time_is_not_given_up(fd: int) -> None:
+    handler = Streams(fd, *[(0, 3_000_000)] * 3)
+    limits = Limits(stall_seconds=0.2)
+    async with running_server(handler, limits) as server, server.connect(receive_buffer=4096) as client:
+        await client.request("/")
+        received = 0
+        for _ in range(20):
+            received += len(await client.stream.receive_some(20_000))
+            await trio.sleep(0.05)
+        while received < 9_000_000:
+            received += len(await client.stream.receive_some(1_000_000))
+    assert handler.error is None
 
 
 @pytest.mark.parametrize("how", ["reset", "fin"])
@@ -256,3 +272,23 @@ async def test_what_a_client_sends_ahead_while_it_is_answered_waits_its_turn() -
         leave.set()
         for number in range(1, 2000):
             assert (await client.answer()).body == f"/{number}".encode()
+
+
+async def test_a_client_that_sends_without_end_while_it_is_answered_is_not_read_without_end() -> None:
+    leave = trio.Event()
+
+    async def wait(_request: Request, response: Response) -> None:
+        await leave.wait()
+        await response.send(200, {"Connection": "close"})
+
+    sent_bytes, most_bytes = 0, 100_000_000
+    async with running_server(wait) as server, server.connect() as client:
+        await client.request("/")
+        while sent_bytes < most_bytes:
+            with trio.move_on_after(0.2) as scope:
+                sent_bytes += await client.stream.socket.send(bytes(100_000))
+            if scope.cancelled_caught:
+                break
+        leave.set()
+        assert sent_bytes < most_bytes
+        assert (await client.answer()).status == 200
