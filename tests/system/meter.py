@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
-from typing import Any
+from typing import Any, Self
 
 from tests.system.http_threads import Handler, ServerThread
 
@@ -37,7 +37,7 @@ class Answered:
 
 @dataclass
 class Gate:
-    """Holds back a blob's bytes from an offset on, until it is opened."""
+    """Holds back a blob's bytes from an offset on, until it is opened; at the latest when its context ends."""
 
     after_bytes: int
     reached: threading.Event = field(default_factory=threading.Event)
@@ -50,6 +50,12 @@ class Gate:
 
     def open(self) -> None:
         self.opened.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.open()
 
 
 class Meter:

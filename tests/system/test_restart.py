@@ -94,7 +94,7 @@ def test_an_agent_killed_in_the_middle_serves_nothing_half(registry_and_fleet: t
     blob = layer(32 * MIB, "killed", "none")
     registry.push(image(blob), REPOSITORY, "1")
     gate = registry.meter.gate(blob.digest, blob.size_bytes // 2)
-    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching:
+    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching, gate:
         gate.wait_reached()
         poll_until(lambda: killed.received().total > blob.size_bytes // 3, "a third is at the agent", 20)
         killed.kill()
@@ -116,7 +116,7 @@ def test_agents_finish_what_they_began_when_the_tracker_is_killed(
     blob = layer(32 * MIB, "tracker killed", "none")
     registry.push(image(blob), REPOSITORY, "1")
     gate = registry.meter.gate(blob.digest, blob.size_bytes // 2)
-    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching:
+    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching, gate:
         gate.wait_reached()
         poll_until(lambda: fleet.agents[0].received().total > blob.size_bytes // 3, "a third is at an agent", 20)
         fleet.tracker.kill()
@@ -133,7 +133,7 @@ def test_a_tracker_killed_in_the_middle_serves_nothing_half(registry_and_fleet: 
     blob = layer(32 * MIB, "tracker returns", "none")
     registry.push(image(blob), REPOSITORY, "1")
     gate = registry.meter.gate(blob.digest, blob.size_bytes // 2)
-    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching:
+    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in fleet.agents]) as fetching, gate:
         gate.wait_reached()
         fleet.tracker.kill()
         fleet.tracker.start()

@@ -54,7 +54,7 @@ def test_simultaneous_requests_for_one_tag_are_one_request(registry_and_fleet: t
     made = image(layer(1000, "tags"))
     registry.push(made, REPOSITORY, "1")
     gate = registry.meter.gate_manifests()
-    with under_way([partial(get_manifest, agent, REPOSITORY, "1") for agent in fleet.agents]) as asked:
+    with under_way([partial(get_manifest, agent, REPOSITORY, "1") for agent in fleet.agents]) as asked, gate:
         gate.wait_reached()
         poll_until(lambda: manifests_wanted(fleet) == len(fleet.agents), "every agent's question is at the tracker", 10)
         gate.open()
@@ -109,7 +109,7 @@ def test_an_agent_that_joins_in_the_middle_ends_with_the_right_bytes(
     blob = layer(32 * MIB, "joined", "none")
     registry.push(image(blob), REPOSITORY, "1")
     gate = registry.meter.gate(blob.digest, blob.size_bytes // 2)
-    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in early]) as first:
+    with under_way([partial(fetch_blob, agent, REPOSITORY, blob) for agent in early]) as first, gate:
         gate.wait_reached()
         poll_until(lambda: min(agent.received().total for agent in early) > blob.size_bytes // 3, "half is out", 20)
         with under_way([partial(fetch_blob, late, REPOSITORY, blob)]) as joining:
@@ -138,7 +138,7 @@ def test_one_client_that_hangs_up_does_not_end_the_pull_for_others(
             enough.set()
             raise ConnectionAbortedError
 
-    with under_way([partial(fetch_blob, agent, REPOSITORY, blob, on_bytes=hang_up)]) as leaving:
+    with under_way([partial(fetch_blob, agent, REPOSITORY, blob, on_bytes=hang_up)]) as leaving, gate:
         assert enough.wait(20)
         with under_way([partial(fetch_blob, agent, REPOSITORY, blob)]) as staying:
             assert not leaving[0].result().is_whole(blob)
