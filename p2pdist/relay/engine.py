@@ -334,6 +334,11 @@ class Engine:
         self._generations[generation].dealings[epoch].ready.append((index, by_offer))
         self._deal_on(generation)
 
+    def waiting(self, generation: int, epoch: int) -> list[int]:
+        """The pieces that wait for a root of this epoch."""
+        dealing = self._generations[generation].dealings.get(epoch)
+        return [index for index, _ in dealing.ready] if dealing else []
+
     def undealt(self, generation: int) -> int:
         """How many pieces wait for a root with credit."""
         state = self._generations.get(generation)

@@ -78,18 +78,18 @@ class RelayNode:
         """Learn the members of an epoch."""
         self._reactor.post(lambda: self._reactor.add_ring(generation, ring))
 
-    def start_dealing(self, generation: int, ring: Ring, replaces: int | None = None) -> None:
-        """Be the dealer of an epoch, in place of the epoch `replaces` if given."""
-        self._reactor.post(lambda: self._reactor.start_dealing(generation, ring, replaces))
+    def start_dealing(self, generation: int, ring: Ring) -> None:
+        """Be the dealer over `ring`, in place of the ring before it; answered by the notice `EpochBegan`."""
+        self._reactor.post(lambda: self._reactor.start_dealing(generation, ring))
 
-    def deal(self, generation: int, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool = False) -> None:
-        """Deal pieces (index, hash, encoded vouch) that the file has; by offer where members may have them."""
-        self._reactor.post(lambda: self._reactor.deal(generation, epoch, pieces, by_offer))
+    def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
+        """Deal pieces (index, hash, encoded vouch) that the file has, now or when there is a ring."""
+        self._reactor.post(lambda: self._reactor.deal(generation, pieces))
 
-    def deal_held(self, generation: int, epoch: int, indices: Iterable[int]) -> None:
-        """Deal on pieces that came to us by this relay: a fill."""
+    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int]) -> None:
+        """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         wanted = list(indices)
-        self._reactor.post(lambda: self._reactor.deal_held(generation, epoch, wanted))
+        self._reactor.post(lambda: self._reactor.start_fill(generation, ring, wanted))
 
     def watch(self, generation: int) -> None:
         """Ask for the notice `DealsDone`."""

@@ -39,4 +39,13 @@ class DealsDone:
     generation: int
 
 
-Notice = BadPiece | PeerRejected | TransferFailed | DealsDone
+@dataclass(frozen=True, slots=True)
+class EpochBegan:
+    """The node deals over a new ring, whose new members lack the pieces that were `dealt` before."""
+
+    generation: int
+    epoch: int
+    dealt: tuple[int, ...]
+
+
+Notice = BadPiece | EpochBegan | PeerRejected | TransferFailed | DealsDone

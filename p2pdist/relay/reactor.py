@@ -32,7 +32,7 @@ from p2pdist.relay.frames import (
 )
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.links import Link, LinkKey
-from p2pdist.relay.notices import BadPiece, DealsDone, Notice, PeerRejected, TransferFailed
+from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerRejected, TransferFailed
 from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import DIAL_SECONDS, HANDSHAKE_SECONDS, Phase, Session, TlsContexts
 from p2pdist.relay.spans import Ring
@@ -173,37 +173,57 @@ class Reactor:
             if parked.session.phase is Phase.READY and parked.session.sock.fileno() in self._sessions:
                 self._judge(parked.session, parked.frame, parked.data)
 
-    def start_dealing(self, generation: int, ring: Ring, replaces: int | None) -> None:
-        """Be the dealer of an epoch, in place of the epoch `replaces` if given."""
+    def start_dealing(self, generation: int, ring: Ring) -> None:
+        """Be the dealer of a generation over `ring`, in place of the ring before it."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        if replaces is None:
+        already = [index for index in range(transfer.spec.layout.count) if index in transfer]
+        if transfer.dealing is None:
             self.engine.start_dealing(generation, ring)
+            for index in already:
+                self.engine.deal(generation, ring.epoch, index, transfer.by_offer)
+            dealt: list[int] = []
         else:
-            self.engine.replace_dealing(generation, replaces, ring)
+            waiting = set(self.engine.waiting(generation, transfer.dealing))
+            dealt = [index for index in already if index not in waiting]
+            self.engine.replace_dealing(generation, transfer.dealing, ring)
+        transfer.dealing = ring.epoch
         self._connect_along(transfer, ring)
+        self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
 
-    def deal(self, generation: int, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool) -> None:
-        """Deal pieces (index, hash, vouch) that the file has."""
+    def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
+        """Deal pieces (index, hash, vouch) that the file has, now or when there is a ring."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
         for index, hash_, vouch in pieces:
             transfer.vouch_for(index, hash_, vouch)
-            self.engine.deal(generation, epoch, index, by_offer)
+            if transfer.dealing is not None:
+                self.engine.deal(generation, transfer.dealing, index, transfer.by_offer)
+            self._deal_deferred(transfer, index)
 
-    def deal_held(self, generation: int, epoch: int, indices: Iterable[int]) -> None:
-        """Deal pieces that came by this relay themselves (a fill); those that aren't here are left out."""
+    def start_fill(self, generation: int, ring: Ring, indices: list[int]) -> None:
+        """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         transfer = self._transfers.get(generation)
-        if transfer is not None:
-            for index in indices:
-                if index in transfer:
-                    self.engine.deal(generation, epoch, index, by_offer=True)
+        if transfer is None:
+            return
+        self.engine.start_dealing(generation, ring)
+        self._connect_along(transfer, ring)
+        for index in indices:
+            if index in transfer:
+                self.engine.deal(generation, ring.epoch, index)
+            else:
+                transfer.deferred.setdefault(index, []).append(ring.epoch)
+
+    def _deal_deferred(self, transfer: Transfer, index: int) -> None:
+        for epoch in transfer.deferred.pop(index, ()):
+            self.engine.deal(transfer.spec.generation, epoch, index)
 
     def watch(self, generation: int) -> None:
         """Say `DealsDone` when nothing of this generation waits for us or for an acknowledgement."""
-        self._watched.add(generation)
+        if generation in self._transfers:
+            self._watched.add(generation)
 
     def close_generation(self, generation: int) -> None:
         """End our part in a generation."""
@@ -488,6 +508,7 @@ class Reactor:
             self.me, frame.tag, frame.generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered
         )
         self.engine.pushed(session.node, arrived)
+        self._deal_deferred(transfer, frame.piece)
 
     def _on_offer(self, session: Session, frame: OfferFrame) -> None:
         if frame.generation in self._closed:
@@ -601,6 +622,8 @@ class Reactor:
         for transfer in retiring:
             self._retired(transfer)
         for generation in list(self._watched):
+            if self._transfers[generation].dealing is None:
+                continue
             if not self.engine.undealt(generation) and not self.engine.unfinished(generation):
                 self._watched.discard(generation)
                 self._notify(DealsDone(generation))

@@ -36,7 +36,7 @@ class PieceFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TransferSpec:
-    """What a node must know to take part in a generation."""
+    """What a node must know to take part in a generation; `by_offer`: its dealer offers before it pushes."""
 
     generation: int
     digest: Digest
@@ -44,6 +44,7 @@ class TransferSpec:
     file: PieceFile
     private: bool = False
     fan: int = DEFAULT_FAN
+    by_offer: bool = False
 
     @property
     def context(self) -> BlobContext:
@@ -64,14 +65,23 @@ class Counts:
 
 @dataclass(slots=True)
 class Transfer:
-    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them."""
+    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them.
+
+    `dealing` is the epoch over which this node deals new pieces; `deferred` the epochs of fills that wait for a piece.
+    """
 
     spec: TransferSpec
     fd: int
     hashes: list[bytes | None]
     vouches: list[bytes | None]
     counts: Counts = field(default_factory=Counts)
-    pieces_in: int = 0
+    dealing: int | None = None
+    deferred: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def by_offer(self) -> bool:
+        """Whether members may hold pieces before they are dealt."""
+        return self.spec.by_offer
 
     @classmethod
     def begin(cls, spec: TransferSpec) -> "Transfer":
@@ -112,7 +122,6 @@ class Transfer:
         if not new:
             self.counts.duplicate_bytes += len(data)
         self.hashes[index], self.vouches[index] = frame.hash, frame.vouch
-        self.pieces_in += 1
         return new
 
     def vouch_for(self, index: int, hash_: bytes, vouch: bytes) -> None:
@@ -121,4 +130,3 @@ class Transfer:
             raise InvalidInput(f"piece {index} of {self.spec.digest} isn't in the file that is to be dealt from")
         if self.vouches[index] is None:
             self.hashes[index], self.vouches[index] = hash_, vouch
-            self.pieces_in += 1

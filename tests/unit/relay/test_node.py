@@ -132,7 +132,7 @@ def relay(fleet: Fleet) -> None:
         fleet.nodes[name].add_ring(GENERATION, ring)
     dealer = fleet.nodes["tracker"]
     dealer.start_dealing(GENERATION, ring)
-    dealer.deal(GENERATION, 1, fleet.vouched())
+    dealer.deal(GENERATION, fleet.vouched())
     dealer.watch(GENERATION)
 
 
@@ -163,8 +163,7 @@ def test_a_late_member_is_filled_by_a_holder() -> None:
         fill = Ring(2, ["late"], "n2")
         for name in ("late", "n2"):
             fleet.nodes[name].add_ring(GENERATION, fill)
-        fleet.nodes["n2"].start_dealing(GENERATION, fill)
-        fleet.nodes["n2"].deal_held(GENERATION, 2, range(fleet.layout.count))
+        fleet.nodes["n2"].start_fill(GENERATION, fill, range(fleet.layout.count))
         assert fleet.files["late"].whole.wait(WAIT_SECONDS)
         assert fleet.files["late"].content() == fleet.data
         assert fleet.counts["late"].dealt_bytes == 0
@@ -176,7 +175,7 @@ def test_a_piece_that_overtakes_its_announcement_waits_for_it() -> None:
         fleet.open("tracker", fleet.data)
         dealer = fleet.nodes["tracker"]
         dealer.start_dealing(GENERATION, ring)
-        dealer.deal(GENERATION, 1, fleet.vouched())
+        dealer.deal(GENERATION, fleet.vouched())
         for name in fleet.names:
             fleet.open(name)
             fleet.nodes[name].add_ring(GENERATION, ring)

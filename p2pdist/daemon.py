@@ -1,0 +1,85 @@
+"""How a daemon starts and stops: signals, one exit for errors, listening sockets for the relay.
+
+Knows nothing of what the daemon does.
+"""
+
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from p2pdist.core.errors import P2PDistError
+from p2pdist.http.listeners import CannotListen, split_address
+from p2pdist.telemetry.logging import get_logger
+
+_BACKLOG = 512
+log = get_logger("daemon")
+
+
+def run_daemon(name: str, serve: Callable[[trio.Nursery], Awaitable[None]]) -> int:
+    """Run `serve` in a nursery until SIGTERM or SIGINT; returns the exit code.
+
+    `serve` starts what runs on in the nursery and returns. A `P2PDistError` from anywhere inside is raised as itself,
+    so that the command line can say it.
+    """
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_stop_on_signal, name, nursery.cancel_scope)
+            await serve(nursery)
+
+    try:
+        trio.run(main)
+    except* P2PDistError as group:
+        raise _first(group) from None
+    return 0
+
+
+async def _stop_on_signal(
+    name: str, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("stopping", daemon=name, signal=signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+def _first(group: BaseExceptionGroup[P2PDistError]) -> P2PDistError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")
+
+
+def listen_tcp(addresses: Iterable[str]) -> list[socket.socket]:
+    """Bound, listening, non-blocking sockets for `host:port` addresses; raises `CannotListen` naming the address."""
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            host, port = split_address(address)
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, _, _, _, where in dict.fromkeys(found):
+                sockets.append(_listen(family, where))
+    except (OSError, UnicodeError) as error:
+        for opened in sockets:
+            opened.close()
+        reason = error.strerror if isinstance(error, OSError) else "its host isn't a name"
+        raise CannotListen(f"cannot listen on {address}: {reason}") from error
+    return sockets
+
+
+def _listen(family: int, where: tuple[object, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(where)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

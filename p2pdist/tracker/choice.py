@@ -1,0 +1,43 @@
+"""How an agent that wants a blob gets it: which of relay and swarm, and where the relay's bytes come from. Pure.
+
+Push what many want now, pull what somebody needs later (design.md, decision 1). While a blob is being dealt, whoever
+comes joins its relay: joining costs the tracker nothing but a new epoch, and members fill what was dealt before. Once
+agents hold it, they give it by swarm and the tracker deals nothing. Private blobs don't swarm until there are encrypted
+torrents; they are relayed anew, from the tracker's store if it has them.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Way(Enum):
+    """An answer to a join."""
+
+    JOIN_RELAY = auto()
+    SWARM = auto()
+    RELAY_FROM_STORE = auto()
+    RELAY_FROM_ORIGIN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the tracker knows of a blob when somebody asks for it."""
+
+    being_dealt: bool
+    dealt_not_ended: bool
+    holders: int
+    metainfo_known: bool
+    private: bool
+    in_store: bool
+
+
+def choose(situation: Situation) -> Way:
+    """The way that the next agent takes."""
+    can_swarm = situation.holders > 0 and situation.metainfo_known and not situation.private
+    if situation.being_dealt:
+        return Way.JOIN_RELAY
+    if can_swarm:
+        return Way.SWARM
+    if situation.dealt_not_ended:
+        return Way.JOIN_RELAY
+    return Way.RELAY_FROM_STORE if situation.in_store else Way.RELAY_FROM_ORIGIN

@@ -1,0 +1,100 @@
+"""The bytes of a blob on the tracker: fetched from the origin or read from the store, hashed, signed, dealt.
+
+Hashing, writing and signing happen in the worker thread that reads the origin's body, piece by piece as they get whole:
+nothing is read twice, and a piece is dealt as soon as it is there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import ProtocolError
+from p2pdist.core.metainfo import Metainfo
+from p2pdist.core.pieces import PieceLayout, piece_hash
+from p2pdist.pki.vouch import MAX_BATCH, BlobContext, Signer
+from p2pdist.store import PartialBlob
+
+Deal = Callable[[list[tuple[int, bytes, bytes]]], None]
+STORE_BATCH = 16
+
+
+class Pipeline:
+    """Takes a blob's bytes in order; writes, hashes, signs and deals them. Lives in one worker thread."""
+
+    def __init__(self, partial: PartialBlob, generation: int, signer: Signer, deal: Deal) -> None:
+        self._partial = partial
+        self._layout = partial.layout
+        self._context = context_of(partial.digest, partial.layout, generation)
+        self._signer = signer
+        self._deal = deal
+        self._whole = partial.digest.hasher()
+        self._piece = bytearray()
+        self._hashes: list[bytes] = []
+        self.received_bytes = 0
+
+    def feed(self, data: memoryview) -> None:
+        """The next bytes; raises `ProtocolError` when they are more than the blob has."""
+        self.received_bytes += len(data)
+        if self.received_bytes > self._layout.size_bytes:
+            raise ProtocolError(
+                f"the origin sends more than the {self._layout.size_bytes} bytes that {self._partial.digest} has"
+            )
+        self._whole.update(data)
+        first = len(self._hashes)
+        while data:
+            wanted = self._layout.length(len(self._hashes)) - len(self._piece)
+            part, data = data[:wanted], data[wanted:]
+            if not self._piece and len(part) == wanted:
+                self._take_piece(part)
+                continue
+            self._piece += part
+            if len(part) == wanted:
+                self._take_piece(self._piece)
+                self._piece = bytearray()
+        self._deal_from(first)
+
+    def finish(self) -> Metainfo:
+        """Commit the blob; raises `DigestInvalid` when its bytes are others, `PiecesMissing` when some are missing."""
+        self._partial.commit(Digest(self._partial.digest.algorithm, self._whole.hexdigest()))
+        return Metainfo(self._partial.digest, self._layout, tuple(self._hashes))
+
+    def _take_piece(self, data: memoryview | bytearray) -> None:
+        self._partial.write_piece(len(self._hashes), data)
+        self._hashes.append(piece_hash(self._layout, data))
+
+    def _deal_from(self, first: int) -> None:
+        self._deal(vouched(self._signer, self._context, first, self._hashes[first:], MAX_BATCH))
+
+
+def vouched(
+    signer: Signer, context: BlobContext, first: int, hashes: list[bytes], batch: int
+) -> list[tuple[int, bytes, bytes]]:
+    """Index, hash and encoded vouch of successive pieces, signed in batches."""
+    pieces = []
+    for start in range(0, len(hashes), batch):
+        part = hashes[start : start + batch]
+        vouches = signer.vouch(context, first + start, part)
+        for number, (hash_, vouch) in enumerate(zip(part, vouches, strict=True)):
+            pieces.append((first + start + number, hash_, vouch.encode()))
+    return pieces
+
+
+def context_of(digest: Digest, layout: PieceLayout, generation: int) -> BlobContext:
+    """What the signatures of one generation are about."""
+    return BlobContext(digest, layout.size_bytes, layout.piece_bytes, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFile:
+    """A committed blob as the relay reads it."""
+
+    layout: PieceLayout
+    fd: int
+
+    def has(self, index: int) -> bool:
+        """Every piece is there."""
+        return 0 <= index < self.layout.count
+
+    def write_piece(self, index: int, data: bytes | bytearray | memoryview) -> bool:
+        """Nothing is missing, so nothing is written."""
+        return False
