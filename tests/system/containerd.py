@@ -5,6 +5,7 @@ their mounts, whatever state they were in.
 """
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -24,7 +25,7 @@ class Containerd:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._socket = directory / "containerd.sock"
-        self._process: Process | None = None
+        self._cleanup = ExitStack()
         self._containers = 0
 
     def __enter__(self) -> Self:
@@ -46,17 +47,14 @@ class Containerd:
             "private",
         ]
         log = self._directory / "containerd.log"
-        process = self._process = Process([*namespaces, "containerd", "--config", config], log=log)
-        try:
+        with ExitStack() as stack:
+            process = stack.enter_context(Process([*namespaces, "containerd", "--config", config], log=log))
             process.wait_until(lambda: "containerd successfully booted" in process.output(), "booted", _START_SECONDS)
-        except BaseException:
-            process.kill()
-            raise
+            self._cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        assert self._process is not None
-        self._process.kill()
+        self._cleanup.close()
 
     def _ctr(self, *arguments: str | Path) -> str:
         return run(["ctr", "--address", self._socket, *arguments])

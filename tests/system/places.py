@@ -12,6 +12,7 @@ from simulations.processes import Process
 
 _HTTP_SECONDS = 60
 _FIRST_PORT = 7400
+_NO_PROXY = {"NO_PROXY": "*", "no_proxy": "*"}
 _loopback_ports = {loopback: FreePorts(loopback) for loopback in ("127.0.0.1", "::1")}
 
 
@@ -41,7 +42,10 @@ class Place:
         return _loopback_ports[self.loopback].take(count)
 
     def start(self, argv: Sequence[str | Path], log: Path) -> Process:
-        return self.host.start(argv, log=log) if self.host else Process(argv, log=log)
+        """Start a program here."""
+        if self.host:
+            return self.host.start(argv, log=log, environment=_NO_PROXY)
+        return Process(argv, log=log, environment=_NO_PROXY)
 
     def connect(self, address: str, port: int, timeout_seconds: float = _HTTP_SECONDS) -> socket.socket:
         """A connection from here."""
