@@ -3,13 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from p2pdist.core.units import format_size
 from p2pdist.demo.configs import UpstreamSite
 from p2pdist.demo.outcome import Outcome, Stage
 from p2pdist.oci.reference import Reference
+
+
+_MIB = 1 << 20
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
@@ -20,19 +25,24 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
 
 
 def _table(outcome: Outcome) -> Table:
-    table = Table(title="Every agent's pull")
-    table.add_column("image")
-    table.add_column("agent")
-    for heading in ("time", "first byte", "from members", "dealt", "by swarm", "from origin"):
-        table.add_column(heading, justify="right")
+    """Narrow enough for 80 columns."""
+    table = Table(
+        title="What each agent received, in MiB, and from where",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("image", max_width=20, no_wrap=True)
+    table.add_column("agent", no_wrap=True)
+    for heading in ("time", "1st byte", "members", "dealt", "swarm", "origin"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for stage in (*outcome.together, outcome.late):
         _add_rows(table, stage, late=stage is outcome.late)
     return table
 
 
 def _add_rows(table: Table, stage: Stage, *, late: bool) -> None:
-    name = Reference.parse(stage.image)
-    label = f"{name.repository.path}:{name.tag}" if name.tag else f"{name.repository.path}@{name.target}"[:40]
+    label = Text(stage.image.rpartition("/")[2])
     for number, agent in enumerate(stage.agents):
         sources = (agent.received.relay, agent.received.dealt, agent.received.swarm, agent.received.origin)
         table.add_row(
@@ -40,7 +50,7 @@ def _add_rows(table: Table, stage: Stage, *, late: bool) -> None:
             f"{agent.name} (late)" if late else agent.name,
             f"{agent.seconds:.2f} s",
             f"{agent.first_byte_seconds * 1000:.0f} ms",
-            *(format_size(size) if size else "-" for size in sources),
+            *(f"{size / _MIB:.2f}" if size else "-" for size in sources),
         )
     table.add_section()
 
@@ -51,7 +61,7 @@ def conclusions(outcome: Outcome) -> Iterator[str]:
     copies = (
         f"{first.origin_copies:.3f} copies came from the origin, {first.seeder_copies:.3f} were dealt by the tracker"
     )
-    yield f"{_shown(first)} for {len(first.agents)} agents: {copies} (1 each is the least for any number of agents)."
+    yield f"{_shown(first)} for {len(first.agents)} agents: {copies}."
     for later in outcome.together[1:]:
         cost = f"{format_size(later.origin_bytes)} from the origin"
         share = later.origin_bytes / first.origin_bytes if first.origin_bytes else 0.0
@@ -95,7 +105,7 @@ def instructions(shims: list[str], image: str, hosts: Path) -> Iterator[str]:
     yield "Podman:"
     yield f"  podman pull --tls-verify=false {by_shim}"
     yield "skopeo:"
-    yield f"  skopeo copy --src-tls-verify=false docker://{by_shim} dir:{hosts.parent.parent.parent / 'copied'}"
+    yield f"  skopeo copy --src-tls-verify=false docker://{by_shim} dir:copied"
     yield "Docker (it trusts registries on 127.0.0.1 without TLS):"
     yield f"  docker pull {by_shim}"
     yield ""

@@ -6,7 +6,7 @@ Owns the order of things and which figure is taken when. How it looks while it r
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,16 +82,14 @@ async def demonstration(options: Options, directory: Path, watcher: Watcher) -> 
     or image that isn't named right.
     """
     started_at, cpu_before = time.monotonic(), time.process_time()
-    client = HttpClient(timeout_seconds=_STALL_SECONDS)
-    try:
-        async with open_processes(directory) as processes:
+    async with open_processes(directory) as processes:
+        # Closed before the processes are stopped: a server waits for clients that keep connections open.
+        with closing(HttpClient(timeout_seconds=_STALL_SECONDS)) as client:
             run = _Run(options, directory, processes, client, watcher)
             together, late, shims = await run.all_stages()
             cpu_seconds = time.process_time() - cpu_before + sum(child.cpu_seconds() for child in processes.running)
             outcome = Outcome(together, late, cpu_seconds, time.monotonic() - started_at)
-            yield Standing(outcome, run.upstream, shims)
-    finally:
-        client.close()
+        yield Standing(outcome, run.upstream, shims)
 
 
 class _Run:
