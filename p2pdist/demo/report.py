@@ -13,7 +13,6 @@ from p2pdist.demo.configs import UpstreamSite
 from p2pdist.demo.outcome import Outcome, Stage
 from p2pdist.oci.reference import Reference
 
-
 _MIB = 1 << 20
 
 
