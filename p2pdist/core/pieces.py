@@ -67,7 +67,7 @@ class PieceLayout:
 
 
 class PieceSet:
-    """A set of piece numbers below `count`, as one integer used as a bitmap; knows its first gap in O(1) amortised."""
+    """A set of piece numbers below `count`, one byte each; knows its first gap in O(1) amortised."""
 
     __slots__ = ("_bits", "_first_missing", "count", "size")
 
@@ -80,7 +80,9 @@ class PieceSet:
             self.add(index)
 
     def add(self, index: int) -> bool:
-        """Put `index` in; True when it wasn't there before."""
+        """Put `index` in; True when it wasn't there before. Raises `InvalidInput` when no piece has that number."""
+        if not 0 <= index < self.count:
+            raise InvalidInput(f"piece {index} of a blob that has {self.count}")
         if self._bits[index]:
             return False
         self._bits[index] = 1
@@ -92,7 +94,7 @@ class PieceSet:
 
     def discard(self, index: int) -> None:
         """Take `index` out, if it is there."""
-        if self._bits[index]:
+        if index in self:
             self._bits[index] = 0
             self.size -= 1
             self._first_missing = min(self._first_missing, index)
@@ -183,9 +185,12 @@ def piece_hash(layout: PieceLayout, data: bytes | bytearray | memoryview) -> byt
     """The 32-byte hash of one piece's `data` (BEP 52).
 
     A blob that fits into one piece has a tree only as wide as its own blocks need; every other piece, the short last
-    one too, is padded to the full width.
+    one too, is padded to the full width. Raises `InvalidInput` for more data than a piece has, which a tree of that
+    width would ignore.
     """
     view = memoryview(data)
+    if len(view) > layout.piece_bytes:
+        raise InvalidInput(f"{len(view)} bytes for a piece that has at most {layout.piece_bytes}")
     leaves = [hashlib.sha256(view[i : i + BLOCK_BYTES]).digest() for i in range(0, len(view), BLOCK_BYTES)]
     if layout.size_bytes <= layout.piece_bytes:
         width = _power_of_two_at_least(len(leaves))
