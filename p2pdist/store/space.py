@@ -8,6 +8,7 @@ from p2pdist.core.units import format_size
 
 CATALOGUE_BYTES = 256 * 1024
 
+
 @dataclass(frozen=True, slots=True)
 class Space:
     """Bytes: the quota and the free space of the filesystem (None: no bound); what whole blobs use; what partial

@@ -28,7 +28,7 @@ store.close()
 
 
 def test_two_thousand_blobs_open_quickly_and_stay_small(root: Path, figure: object) -> None:
-    layout = PieceLayout(200 * 32 * 1024, 32 * 1024)
+    layout = PieceLayout(50 * 32 * 1024, 32 * 1024)
     with BlobStore.open(root) as store:
         for number in range(BLOBS):
             digest = Digest("sha256", f"{number:064x}")
