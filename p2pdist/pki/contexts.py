@@ -5,7 +5,8 @@ have none that matter and a tracker may be reached by any. The caller asks `requ
 does nothing else before.
 
 With TLS 1.3 a client's handshake ends before the server has looked at its certificate: a refusal arrives with the first
-read, as an alert. `explain` turns it into a sentence all the same.
+read, as an alert. `explain` turns it into a sentence all the same. A client that writes before it has read anything may
+miss the alert: a server that closes with bytes unread resets the connection. So let the server speak first.
 """
 
 import ssl

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pdist.core.digest import Digest
@@ -45,6 +45,7 @@ class _CountingKey:
         self._key.verify(signature, data)
 
 
+@settings(deadline=None)
 @given(first=st.integers(0, 2**32 - 64), count=st.integers(1, 64))
 def test_every_piece_of_every_batch_holds(first: int, count: int) -> None:
     hashes = _hashes(count)
@@ -110,6 +111,7 @@ def test_signature_is_for_one_blob_one_cut_and_one_fetch(other: BlobContext) -> 
         verifier.check(other, 0, hashes[0], vouch)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_changed_vouches_do_not_hold(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 64))
@@ -125,6 +127,7 @@ def test_changed_vouches_do_not_hold(data: st.DataObject) -> None:
         verifier.check(CONTEXT, 100 + number, hashes[number], Vouch.decode(raw))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_vouch_is_for_one_place(data: st.DataObject) -> None:
     count = data.draw(st.integers(2, 64))
@@ -148,6 +151,7 @@ def test_inner_node_does_not_pass_for_a_piece() -> None:
             _verifier().check(CONTEXT, 0, inner, forged)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=MAX_VOUCH_BYTES + 40))
 def test_garbage_is_refused(garbage: bytes) -> None:
     verifier = _verifier()
@@ -155,6 +159,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
         verifier.check(CONTEXT, 0, bytes(32), Vouch.decode(garbage))
 
 
+@settings(deadline=None)
 @given(head=st.binary(min_size=12, max_size=12), count=st.integers(0, 255), hashes=st.integers(0, 8))
 def test_decoding_is_strict(head: bytes, count: int, hashes: int) -> None:
     raw = head + bytes([count]) + bytes(64 + 32 * hashes)

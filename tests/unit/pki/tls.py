@@ -100,8 +100,13 @@ def _talk(raw: socket.socket, context: ssl.SSLContext | None, server_side: bool,
             with context.wrap_socket(raw, server_side=server_side) as connection:
                 end.leaf = connection.getpeercert(binary_form=True)
                 end.peer = peer_identity(connection)
-                connection.sendall(b"ping")
+                # The client listens first, as on a control connection: what it had written before the server refused
+                # it would make the server close by reset, and a reset overtakes the alert that tells why.
+                if server_side:
+                    connection.sendall(b"ping")
                 end.received = connection.recv(4)
+                if not server_side:
+                    connection.sendall(b"ping")
         except ssl.SSLError as error:
             end.error, end.refusal = error, explain(error)
         except Exception as error:

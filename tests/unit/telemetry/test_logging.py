@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pdist.core.digest import Digest
@@ -116,6 +116,7 @@ def test_json_line() -> None:
     }
 
 
+@settings(deadline=None)
 @given(event=st.text(max_size=20), value=st.text(max_size=50), format=st.sampled_from(["text", "json"]))
 def test_whatever_is_logged_is_one_line_that_can_be_read_back(event: str, value: str, format: str) -> None:
     (line,) = _lines(lambda: get_logger("x").info(event, value=value, after=1), format=format)
