@@ -1,3 +1,4 @@
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -5,10 +6,14 @@ import pytest
 
 from p2pdist.store import BlobStore
 
+from .samples import in_memory
+
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+def root() -> Iterator[Path]:
+    """Where a store can be made; in memory if possible, because opening and closing one sync the disk."""
+    with tempfile.TemporaryDirectory(prefix="store-", dir=in_memory()) as directory:
+        yield Path(directory) / "store"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ COMMAND = [sys.executable, "-m", "tests.unit.store.crash"]
 
 def test_a_process_killed_at_any_line_of_the_store_leaves_it_sound(root: Path) -> None:
     run = subprocess.run(
-        [*COMMAND, "lines", str(root), "7", "60"], cwd=REPOSITORY, capture_output=True, text=True, timeout=100
+        [*COMMAND, "lines", str(root), "7", "150"], cwd=REPOSITORY, capture_output=True, text=True, timeout=100
     )
     assert (run.stdout, run.stderr) == ("done\n", "")
 

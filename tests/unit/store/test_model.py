@@ -17,10 +17,9 @@ from p2pdist.core.errors import BlobUnknown, DigestInvalid
 from p2pdist.core.metainfo import file_name
 from p2pdist.store import BlobBusy, BlobStore, BlobUnverified, PartialBlob, PiecesMissing, StoreFull
 
-from .samples import PIECE, content, die, layout_of, piece
+from .samples import PIECE, content, die, in_memory, layout_of, piece
 
 QUOTA = 8 * PIECE
-MEMORY = Path("/dev/shm")  # where syncing costs nothing
 CONTENTS = [content(number, size) for number, size in enumerate([1, PIECE, 2 * PIECE + 1, 3 * PIECE, 5 * PIECE - 1])]
 DATA = {Digest.of(data): data for data in [b"", *CONTENTS]}
 blobs = st.sampled_from(sorted(DATA))
@@ -31,7 +30,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = Path(tempfile.mkdtemp(prefix="store-model-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.directory = Path(tempfile.mkdtemp(prefix="store-model-", dir=in_memory()))
         self.boot = 0
         self.whole: list[Digest] = []
         self.unverified: set[Digest] = set()
@@ -263,5 +262,5 @@ class StoreMachine(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
 
-StoreMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 test_the_store_does_what_the_model_does = StoreMachine.TestCase
