@@ -149,7 +149,7 @@ class Pull:
 
     def _flush(self) -> None:
         """Have libtorrent put what it keeps in memory into the file; one flush at a time."""
-        handle = self._torrent.handle
+        handle = self._torrent.active
         if handle is None or self._flushing is not None or not (self._unmarked or self._complete):
             return
         self._flushing, self._unmarked = self._unmarked, []
@@ -176,8 +176,8 @@ class Pull:
         except P2PDistError as error:
             self._fail(error)
         urgent = self._move_window()
-        handle = self._torrent.handle
-        if urgent and handle is not None and not self._torrent.closing:
+        handle = self._torrent.active
+        if urgent and handle is not None:
             handle.prioritize_pieces([(index, _URGENT) for index in urgent])
 
     def _move_window(self) -> list[int]:

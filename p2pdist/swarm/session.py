@@ -160,15 +160,19 @@ class Session:
 
     # The pump
 
-    async def pump(self, ready: socket.socket) -> None:
-        """Deliver alerts for ever; `ready` becomes readable when there are any."""
-        while True:
-            await trio.lowlevel.wait_readable(ready)
-            ready.recv(4096)
-            for alert in self._session.pop_alerts():
-                event = translate(alert)
-                if event is not None:
-                    self._deliver(event)
+    async def pump(self, ready: socket.socket, until: trio.CancelScope) -> None:
+        """Deliver alerts until `until` is cancelled; `ready` becomes readable when there are any.
+
+        Nothing else ends it: whoever is cancelled still waits for torrents to be removed.
+        """
+        with until:
+            while True:
+                await trio.lowlevel.wait_readable(ready)
+                ready.recv(4096)
+                for alert in self._session.pop_alerts():
+                    event = translate(alert)
+                    if event is not None:
+                        self._deliver(event)
 
     def _deliver(self, event: object) -> None:
         match event:
@@ -203,13 +207,16 @@ async def open_session(settings: SwarmSettings) -> AsyncIterator[Session]:
         reader.setblocking(False)
         writer.setblocking(False)
         started.set_alert_fd(writer.fileno())
-        async with trio.open_nursery() as nursery:
-            session = Session(started, addresses, nursery)
-            del started
-            nursery.start_soon(session.pump, reader)
+        pumping = trio.CancelScope(shield=True)
+        async with trio.open_nursery() as outer:
             try:
-                yield session
-                nursery.cancel_scope.cancel()
+                async with trio.open_nursery() as nursery:
+                    session = Session(started, addresses, nursery)
+                    del started
+                    outer.start_soon(session.pump, reader, pumping)
+                    yield session
+                    nursery.cancel_scope.cancel()
             finally:
+                pumping.cancel()
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(session.forget)

@@ -100,9 +100,10 @@ class Swarm:
         """Serve the blob at `path`, as soon as this returns; cheap when it is loaded already.
 
         The file isn't read: each piece is checked when it is first asked for. Raises `SwarmStorageError` when there is
-        no such file or it has another size. Does nothing for an empty blob, which no torrent can hold.
+        no such file or it has another size. Does nothing for a blob that is being pulled, which serves what it has
+        anyway, and for an empty one, which no torrent can hold.
         """
-        if not metainfo.layout.count:
+        if not metainfo.layout.count or metainfo.digest in self._pulls:
             return
         torrent = self._loaded(metainfo.digest)
         if torrent is not None:
@@ -126,8 +127,7 @@ class Swarm:
 
         Raises `SwarmError` when the blob is being pulled: the pull must be ended instead.
         """
-        if digest in self._pulls:
-            raise SwarmError(f"{digest} is being pulled; end that pull first")
+        self._check_no_pull(digest)
         torrent = self._session.torrents.get(file_name(digest))
         if torrent is not None:
             await self._session.remove(torrent)
@@ -163,10 +163,13 @@ class Swarm:
             yield pull
             return
         _size_of(blob.path)
-        torrent.observer = partial(self._pulling, pull)
-        await self.unload(metainfo.digest)
+        self._check_no_pull(metainfo.digest)
         self._pulls.add(metainfo.digest)
+        torrent.observer = partial(self._pulling, pull)
         try:
+            seeded = self._session.torrents.get(torrent.name)
+            if seeded is not None:
+                await self._session.remove(seeded)
             await self._session.add(torrent, pull.params(metainfo, peers))
             try:
                 pull.start()
@@ -202,10 +205,16 @@ class Swarm:
         torrent = self._session.torrents.get(file_name(digest))
         return None if torrent is None or torrent.closing else torrent
 
+    def _check_no_pull(self, digest: Digest) -> None:
+        if digest in self._pulls:
+            raise SwarmError(f"{digest} is being pulled; end that pull first")
+
     def _begin_seeding(self, torrent: Torrent) -> None:
         torrent.observer = self._seeding
         torrent.seed_only()
-        if not torrent.peers:
+        if torrent.failure is not None:
+            self._give_up(torrent, str(torrent.failure))
+        elif not torrent.peers:
             self._rest(torrent)
 
     def _rest(self, torrent: Torrent) -> None:

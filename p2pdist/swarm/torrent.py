@@ -49,6 +49,7 @@ class Torrent:
         self.observer = observer
         self.handle: lt.torrent_handle | None = None
         self.ready = trio.Event()
+        self.loaded = False
         self.gone = trio.Event()
         self.closing = False
         self.failure: SwarmError | None = None
@@ -68,10 +69,16 @@ class Torrent:
         params.flags = _FLAGS
         return params
 
+    @property
+    def active(self) -> lt.torrent_handle | None:
+        """The handle while there is one that may be used: not before the torrent is added, nor once it is to go."""
+        return None if self.closing else self.handle
+
     def deliver(self, event: TorrentEvent) -> None:
         """Take note of `event`, then let the observer act on it."""
         match event:
             case TorrentReady():
+                self.loaded = True
                 self.ready.set()
             case TorrentChecking():
                 self.fail("isn't the file that the metainfo describes, or isn't whole")
@@ -94,22 +101,26 @@ class Torrent:
         self.ready.set()
 
     async def wait_ready(self) -> None:
-        """Wait until it serves what it has; raises `SwarmError` when that never comes."""
+        """Wait until it serves what it has; raises `SwarmError` when that never comes.
+
+        What goes wrong later is the observer's, even if it does before whoever waits here runs again.
+        """
         await self.ready.wait()
-        if self.failure is not None:
+        if self.failure is not None and not self.loaded:
             raise self.failure
         if self.closing:
             raise SwarmError(f"the torrent of {self.digest} was unloaded while it was loaded")
 
     def connect(self, endpoints: Iterable[Endpoint]) -> None:
         """Have libtorrent connect to these peers within a second, and again when a connection breaks."""
-        if self.handle is None or self.closing:
-            return
-        for endpoint in endpoints:
-            self.handle.connect_peer((endpoint.address, endpoint.port), 0, 0)
+        handle = self.active
+        if handle is not None:
+            for endpoint in endpoints:
+                handle.connect_peer((endpoint.address, endpoint.port), 0, 0)
 
     def seed_only(self) -> None:
         """Never write to the file again, whatever happens to it, and take as many peers as the session does."""
-        if self.handle is not None:
-            self.handle.set_flags(lt.torrent_flags.upload_mode)
-            self.handle.set_max_connections(-1)
+        handle = self.active
+        if handle is not None:
+            handle.set_flags(lt.torrent_flags.upload_mode)
+            handle.set_max_connections(-1)

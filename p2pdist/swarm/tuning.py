@@ -111,7 +111,7 @@ def _connections_limit(wanted: int) -> int:
 def session_settings(settings: SwarmSettings) -> "lt.settings_pack":
     """Everything that is set on the session."""
     connections = _connections_limit(settings.max_connections)
-    pack: "lt.settings_pack" = {
+    pack: lt.settings_pack = {
         "user_agent": f"p2pdist/{__version__}",
         "peer_fingerprint": "-PD0000-",
         "alert_mask": _ALERTS,
