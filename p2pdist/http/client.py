@@ -125,7 +125,10 @@ class Exchange:
         """
         with _explained(self.url, self._interrupt):
             if self._remaining is None:
-                return self._response.readinto(view)
+                # Not readinto, which fills the view or loses what it has when the connection breaks.
+                some = self._response.read1(len(view))
+                view[: len(some)] = some
+                return len(some)
             if self._remaining == 0:
                 return 0
             count = self._response.fp.readinto1(view[: self._remaining])

@@ -9,7 +9,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -70,7 +70,8 @@ class Authorizer:
     Two threads may ask for the same token at once: that costs a request, and keeps a slow one from blocking another.
     """
 
-    def __init__(self, upstream: Upstream, http: HttpClient) -> None:
+    def __init__(self, upstream: Upstream, http: HttpClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._upstream = upstream
         self._http = http
         self._lock = threading.Lock()
@@ -82,7 +83,7 @@ class Authorizer:
         """What the origin accepted for `repository` lately and probably still does."""
         with self._lock:
             grant = self._proven.get(repository)
-            return grant if grant is not None and grant.expires > time.monotonic() else None
+            return grant if grant is not None and grant.expires > self._clock() else None
 
     def prove(self, repository: str, grant: Grant) -> None:
         """Remember that the origin accepted `grant`."""
@@ -153,9 +154,9 @@ class Authorizer:
         key = (realm, credentials is not None)
         with self._lock:
             cached = self._tokens.get(key)
-        if cached is not None and cached.expires > time.monotonic():
+        if cached is not None and cached.expires > self._clock():
             return cached
-        asked = time.monotonic()
+        asked = self._clock()
         with self._ask(realm, credentials, call) as exchange:
             if credentials is None and exchange.status in _NOT_TO_ANYBODY:
                 return None

@@ -56,6 +56,8 @@ class Reply:
     chunked: bool = False
     raw: bytes | None = None
     """Send this, and nothing else."""
+    drips: bool = False
+    """Send a header line that has no end, a byte every 20 ms."""
 
 
 Step = Reply | Callable[[Seen, Reply], Reply]
@@ -279,7 +281,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.raw)
             self.close_connection = True
             return
-        if reply.cut_after == -1 or self._hangs(reply.hang_after, -1):
+        if reply.drips:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not self.server.origin.closing.wait(0.02):
+                self.wfile.write(b"x")
+        if reply.drips or reply.cut_after == -1 or self._hangs(reply.hang_after, -1):
             self.close_connection = True
             return
         self.send_response(reply.status)
