@@ -245,6 +245,8 @@ class Connection:
         ahead_bytes = 0
         while ahead_bytes <= self._limits.header_bytes:
             await trio.lowlevel.wait_readable(self._socket)
+            # Woken and cancelled at once: the socket is the main task's again, which may wait on it already.
+            await trio.lowlevel.checkpoint_if_cancelled()
             data = self._receive_nowait()
             if data is None:
                 continue
