@@ -19,7 +19,7 @@ _BUFFER_BYTES = 256 * 1024
 _BATCH_BYTES = 64 * 1024
 _BATCH_SECONDS = 0.02
 _PACE_SECONDS = 60.0
-_PACE_BYTES = 64 * 1024
+_PACE_BYTES = 60 * 1024
 
 Sink = Callable[[memoryview], None]
 
@@ -38,6 +38,26 @@ class FetchedBlob:
     requests: int
     received_bytes: int
     honours_ranges: bool | None
+
+
+class Pace:
+    """Takes an origin that lets its bytes drip, each of them in time, for one that hangs.
+
+    Only the time spent waiting for it counts, so that a slow sink isn't the origin's fault.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._seconds = 0.0
+
+    def note(self, count: int, seconds: float) -> None:
+        """`count` bytes came after `seconds`; raises `ConnectionBroken` when it was under 1 KiB/s for a minute."""
+        self._bytes += count
+        self._seconds += seconds
+        if self._seconds >= _PACE_SECONDS:
+            if self._bytes < _PACE_BYTES:
+                raise ConnectionBroken(f"only {self._bytes} bytes came within {self._seconds:.0f} s")
+            self._bytes, self._seconds = 0, 0.0
 
 
 class BlobStream:
@@ -65,8 +85,7 @@ class BlobStream:
         self._private = False
         self._received = 0
         self._honours_ranges: bool | None = None
-        self._pace_seconds = 0.0
-        self._pace_bytes = 0
+        self._pace = Pace()
         self._view = memoryview(bytearray(_BUFFER_BYTES))
 
     def run(self) -> FetchedBlob:
@@ -183,22 +202,11 @@ class BlobStream:
         started = time.monotonic()
         try:
             count = exchange.readinto(view)
+            self._pace.note(count, time.monotonic() - started)
         except P2PDistError as error:
             raise self._call.wanted.explain(error) from error
         self._received += count
-        self._check_pace(count, time.monotonic() - started)
         return count
-
-    def _check_pace(self, count: int, seconds: float) -> None:
-        """Take an origin that lets its bytes drip, each in time, for one that hangs."""
-        self._pace_bytes += count
-        self._pace_seconds += seconds
-        if self._pace_seconds >= _PACE_SECONDS:
-            if self._pace_bytes < _PACE_BYTES:
-                raise self._call.wanted.explain(
-                    ConnectionBroken(f"only {self._pace_bytes} bytes came within {self._pace_seconds:.0f} s")
-                )
-            self._pace_bytes, self._pace_seconds = 0, 0.0
 
     def _limit(self, size: int) -> int:
         return size if self._end is None else min(self._end, size)

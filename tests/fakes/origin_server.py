@@ -237,6 +237,7 @@ def basic_guard(user: str, password: str) -> Guard:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
+    request_queue_size = 128
     block_on_close = True
 
     def __init__(self, host: str, origin: OriginServer) -> None:

@@ -42,6 +42,7 @@ class ProxyServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = False
+    request_queue_size = 128
 
     def __init__(self, proxy: ProxyServer) -> None:
         self.proxy = proxy

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, InvalidInput, P2PDistError, ProtocolError, StoreError, Unavailable
+from p2pdist.http.client import ConnectionBroken
 from p2pdist.http.proxies import Proxies
+from p2pdist.oci.blob_stream import Pace
 from p2pdist.oci.origin import FetchedBlob, OriginClient, Upstream
 from tests.fakes.origin_server import OriginServer, Reply, Seen, Step, cut, oci_error
 
@@ -357,6 +359,17 @@ async def test_ten_at_once(server: OriginServer, origin: OriginClient) -> None:
         for receiver in receivers:
             nursery.start_soon(receiver.fetch, origin)
     assert all(receiver.data == DATA for receiver in receivers)
+
+
+def test_a_drip_of_bytes_counts_as_a_stall() -> None:
+    pace = Pace()
+    for _ in range(59):
+        pace.note(1024, 1.0)
+    pace.note(1024, 1.0)
+    for _ in range(59):
+        pace.note(1023, 1.0)
+    with pytest.raises(ConnectionBroken, match="within 60 s"):
+        pace.note(1023, 1.0)
 
 
 @settings(max_examples=25, deadline=None)
