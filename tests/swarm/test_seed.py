@@ -159,12 +159,14 @@ async def test_a_swarm_ends_at_once_whatever_it_was_doing(open_swarm: OpenSwarm,
     pulled = Blob.of_size(800 * KIB)
     began = trio.current_time()
     with trio.CancelScope() as scope:
-        async with open_swarm(max_idle_seeds=0) as swarm:
-            async with swarm.pull(pulled.partial_in(tmp_path / "puller"), pulled.metainfo) as pull:
-                for blob in blobs:
-                    await swarm.seed(blob.whole_in(tmp_path / "holder"), blob.metainfo)
-                scope.cancel()
-                await pull.wait_finished()
+        async with (
+            open_swarm(max_idle_seeds=0) as swarm,
+            swarm.pull(pulled.partial_in(tmp_path / "puller"), pulled.metainfo) as pull,
+        ):
+            for blob in blobs:
+                await swarm.seed(blob.whole_in(tmp_path / "holder"), blob.metainfo)
+            scope.cancel()
+            await pull.wait_finished()
     assert scope.cancelled_caught
     async with open_swarm(max_idle_seeds=0) as swarm:
         for blob in blobs:
