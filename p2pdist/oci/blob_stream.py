@@ -154,11 +154,15 @@ class BlobStream:
         return head_size(self._session, self._call)
 
     def _learn(self, exchange: Exchange, total: int, private: bool) -> None:
-        """Tell whoever listens what the answer's head says, before any byte of the body."""
-        if private and not self._private:
-            self._private = True
-            self._on_private()
+        """Tell whoever listens what the first answer's head says, before any byte of a body.
+
+        What began without credentials is public, even if a resumed request needs them, say because anonymous pulls
+        became too many.
+        """
         if self._size is None:
+            if private:
+                self._private = True
+                self._on_private()
             self._size = total
             self._on_size(total)
         elif self._size != total:

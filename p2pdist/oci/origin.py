@@ -119,8 +119,8 @@ class OriginClient:
         """Give the bytes of a blob from `offset` up to, not including, `end` to `sink`, in order.
 
         `sink` gets views of a buffer that is used again. Before its first call `on_private` is called if the origin
-        wanted our credentials, and `on_size` once with the size of the whole blob in bytes. All three are called in
-        the worker thread, and what they raise ends the fetch and is raised here. The bytes aren't checked against the
+        wanted our credentials, and then `on_size` with the size of the whole blob in bytes. All three are called in
+        the worker thread, and what they raise ends the fetch and is raised here; cancelling waits for them. The bytes aren't checked against the
         digest. Raises `BlobUnknown` and what `resolve` raises; what was delivered before stays delivered.
         """
         if offset < 0 or (end is not None and end <= offset):

@@ -21,7 +21,7 @@ from p2pdist.oci.call import Call, Wanted
 from p2pdist.oci.credentials import Credentials, CredentialSource, DockerConfig
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.oci.reference import Repository, Tag
-from tests.fakes.origin_server import OriginServer, Reply, TokenServer, basic_guard, image_manifest, oci_error
+from tests.fakes.origin_server import OriginServer, Reply, TokenServer, basic_guard, cut, image_manifest, oci_error
 
 PUBLIC, PRIVATE = "library/app", "team/secret"
 BODY = image_manifest(b"layer")
@@ -99,6 +99,17 @@ async def test_a_private_image_takes_our_credentials_and_is_private(server: Orig
     assert fetched.private
     assert events == ["private", 5, b"layer"]
     assert paths(server) == ["1", "token", "1", "token", "1", str(Digest.of(b"layer"))]
+
+
+async def test_what_began_without_credentials_stays_public(server: OriginServer, tokens: TokenServer) -> None:
+    digest = Digest.of(b"layer")
+    server.script(f"/v2/{PUBLIC}/blobs/{digest}", cut(2), oci_error(429, "TOOMANYREQUESTS"))
+    received = bytearray()
+    with client(server, USER) as origin:
+        fetched = await origin.blob(PUBLIC, digest, received.extend, on_private=lambda: pytest.fail("it is public"))
+    assert received == b"layer"
+    assert not fetched.private
+    assert server.requests[-1].headers["authorization"].startswith("Bearer user-")
 
 
 async def test_a_private_image_without_credentials(server: OriginServer, tokens: TokenServer) -> None:
