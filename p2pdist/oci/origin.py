@@ -120,8 +120,9 @@ class OriginClient:
 
         `sink` gets views of a buffer that is used again. Before its first call `on_private` is called if the origin
         wanted our credentials, and then `on_size` with the size of the whole blob in bytes. All three are called in
-        the worker thread, and what they raise ends the fetch and is raised here; cancelling waits for them. The bytes aren't checked against the
-        digest. Raises `BlobUnknown` and what `resolve` raises; what was delivered before stays delivered.
+        the worker thread; what they raise ends the fetch and is raised here; cancelling waits until they return. The
+        bytes aren't checked against the digest. Raises `BlobUnknown` and what `resolve` raises; what was delivered
+        before stays delivered.
         """
         if offset < 0 or (end is not None and end <= offset):
             raise InvalidInput(f"the bytes {offset} to {end} of {digest} are no range")
