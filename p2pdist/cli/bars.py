@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from p2pdist.cli.report import BlobEvent, ManifestEvent
+from p2pdist.agent.report import BlobEvent, ManifestEvent
 from p2pdist.cli.text import printable
 from p2pdist.core.digest import Digest
 

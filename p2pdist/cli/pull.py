@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from p2pdist.agent.report import BlobEvent, DoneEvent, ErrorEvent, ManifestEvent, PullEvent
 from p2pdist.cli.admin import add_admin_argument, ask
-from p2pdist.cli.report import BlobEvent, DoneEvent, ErrorEvent, ManifestEvent, PullEvent
 from p2pdist.cli.text import format_duration, printable
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from p2pdist.agent.report import RunningPull, Status, TrackerLink
 from p2pdist.cli.admin import add_admin_argument, ask
-from p2pdist.cli.report import RunningPull, Status, TrackerLink
 from p2pdist.cli.text import format_duration, format_rate, printable
 from p2pdist.core.errors import ProtocolError
 from p2pdist.core.units import format_size

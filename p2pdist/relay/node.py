@@ -2,7 +2,10 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.pki.vouch import Verifier
 from p2pdist.relay.notices import Notice
@@ -12,6 +15,14 @@ from p2pdist.relay.spans import Ring
 from p2pdist.relay.transfer import Counts, Transfer, TransferSpec
 
 _STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What can be read of a transfer while it goes on: its counts, and the hashes of the pieces that came by it."""
+
+    counts: Counts
+    hashes: Sequence[bytes | None]
 
 
 class RelayNode:
@@ -59,16 +70,21 @@ class RelayNode:
         """The relay secrets that are valid, the one to prove with first."""
         self._reactor.post(lambda: self._reactor.set_secrets(secrets))
 
+    def trust(self, keys: Iterable[Ed25519PublicKey]) -> None:
+        """Accept pieces that these keys vouch for, besides those known before."""
+        trusted = list(keys)
+        self._reactor.post(lambda: self._reactor.trust(trusted))
+
     def set_nodes(self, nodes: dict[str, NodeAddress], keep: Iterable[str] = ()) -> None:
         """Who holds a lease, and where; links to `keep` are held open. The others' connections are closed."""
         kept = set(keep)
         self._reactor.post(lambda: self._reactor.set_nodes(nodes, kept))
 
-    def open(self, spec: TransferSpec) -> Counts:
-        """Take part in a generation; the counts grow while it goes on. Raises OSError when no descriptor is left."""
+    def open(self, spec: TransferSpec) -> "Ticket":
+        """Take part in a generation, once; raises OSError when no descriptor is left."""
         transfer = Transfer.begin(spec)
         self._reactor.post(lambda: self._reactor.open(transfer))
-        return transfer.counts
+        return Ticket(transfer.counts, transfer.hashes)
 
     def close(self, generation: int) -> None:
         """End our part in a generation."""

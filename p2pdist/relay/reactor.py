@@ -15,6 +15,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from p2pdist.core.errors import P2PDistError, ProtocolError, StoreError
 from p2pdist.pki.vouch import Verifier
 from p2pdist.relay.connection import ConnectionEnded, Outgoing
@@ -141,6 +143,11 @@ class Reactor:
     def set_secrets(self, secrets: list[bytes]) -> None:
         """The relay secrets that are valid, the one to prove with first."""
         self._secrets = secrets
+
+    def trust(self, keys: Iterable[Ed25519PublicKey]) -> None:
+        """Accept pieces that these keys vouch for, besides those known before."""
+        for key in keys:
+            self._verifier.add(key)
 
     def set_nodes(self, nodes: dict[str, NodeAddress], keep: set[str]) -> None:
         """Who holds a lease and where it listens; links to `keep` are held open. Others lose their connections."""

@@ -99,14 +99,18 @@ class Session:
 
     # Torrents
 
+    async def settled(self, name: str) -> Torrent | None:
+        """The torrent of that name, if there is one, as soon as none is on its way out."""
+        while (torrent := self.torrents.get(name)) is not None and torrent.closing:
+            await torrent.gone.wait()
+        return torrent
+
     async def add(self, torrent: Torrent, params: lt.add_torrent_params) -> None:
         """Load `torrent` and wait until it serves what it has; one that is on its way out is waited for first.
 
         Raises `SwarmError` when it is loaded already or doesn't get ready; it is out of the session again then.
         """
-        while (before := self.torrents.get(torrent.name)) is not None and before.closing:
-            await before.gone.wait()
-        if before is not None:
+        if await self.settled(torrent.name) is not None:
             raise SwarmError(f"{torrent.digest} is in the swarm already")
         self.torrents[torrent.name] = torrent
         try:

@@ -105,7 +105,7 @@ class Swarm:
         """
         if not metainfo.layout.count or metainfo.digest in self._pulls:
             return
-        torrent = self._loaded(metainfo.digest)
+        torrent = await self._session.settled(file_name(metainfo.digest))
         if torrent is not None:
             await torrent.wait_ready()
             if metainfo.digest in self._idle:
@@ -149,8 +149,11 @@ class Swarm:
         of the swarm; the file stays, with the pieces that were marked. `window_pieces` missing pieces from the first
         gap on are asked for first; 0 leaves the order to libtorrent.
 
-        Raises `SwarmError` when the blob is being pulled already, `SwarmStorageError` when its file isn't there.
+        Raises `SwarmError` when the blob is being pulled already or `metainfo` is of another blob or layout,
+        `SwarmStorageError` when the file isn't there.
         """
+        if (blob.digest, blob.layout) != (metainfo.digest, metainfo.layout):
+            raise SwarmError(f"the metainfo of {metainfo.digest}, {metainfo.layout}, doesn't fit {blob.digest}")
         torrent = Torrent(metainfo.digest, blob.path, lambda torrent, event: None)
         pull = Pull(
             blob,

@@ -9,11 +9,12 @@ that a rate over the first event isn't lost; only the `status`, `upstream` and `
 are bounded by what we send, by the configuration and by the protocol. Nobody labels with a digest, host or repository.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from p2pdist import __version__
 
@@ -228,3 +229,19 @@ class TrackerMetrics:
         self.authority_expiry = on.gauge(
             "authority_expiry_timestamp_seconds", "When the CA's certificate ends, in Unix time."
         )
+
+
+class OnScrape(Collector):
+    """Brings metrics up to date when they are asked for; register it before them. Has no metrics of its own."""
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self._refresh = refresh
+
+    def collect(self) -> Iterable[Metric]:
+        """Call `refresh`; there is nothing to give."""
+        self._refresh()
+        return ()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is declared; the registry asks when there is nothing to refresh yet."""
+        return ()

@@ -149,16 +149,21 @@ class Control:
         while True:
             await self._changed.wait()
             await trio.sleep(TABLE_WINDOW_SECONDS)
-            self._changed = trio.Event()
-            changes, self._changes = self._changes, []
-            added = {member.slot: member for change in changes for member in change.added}
-            removed = {slot for change in changes for slot in change.removed}
-            present = {agent.member.slot: agent.member for agent in self._fleet.agents()}
-            table = Table(
-                False,
-                tuple(member for slot, member in added.items() if present.get(slot) == member),
-                tuple(slot for slot in removed if slot not in present),
-            )
+            self.flush_table()
+
+    def flush_table(self) -> None:
+        """Queue what changed in the table: whatever names a slot must come after it."""
+        self._changed = trio.Event()
+        changes, self._changes = self._changes, []
+        added = {member.slot: member for change in changes for member in change.added}
+        removed = {slot for change in changes for slot in change.removed}
+        present = {agent.member.slot: agent.member for agent in self._fleet.agents()}
+        table = Table(
+            False,
+            tuple(member for slot, member in added.items() if present.get(slot) == member),
+            tuple(slot for slot in removed if slot not in present),
+        )
+        if table.added or table.removed:
             for node in list(self._lines):
                 self.say(node, table)
 

@@ -74,7 +74,10 @@ class _Live:
 
 
 class Distribution:
-    """All blobs under way. `say(node, message)` queues a message for a connected agent."""
+    """All blobs under way.
+
+    `say(node, message)` queues a message for a connected agent; `flush_table` has what changed in the table go first.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Distribution:
         metrics: TrackerMetrics,
         nursery: trio.Nursery,
         say: Say,
+        flush_table: Callable[[], None],
         encrypted: bool,
     ) -> None:
         self._tracker = tracker
@@ -98,6 +102,7 @@ class Distribution:
         self._metrics = metrics
         self._nursery = nursery
         self._say = say
+        self._flush_table = flush_table
         self._encrypted = encrypted
         self._rng = random.Random()
         self._starting: dict[Digest, list[_Wish]] = {}
@@ -261,7 +266,7 @@ class Distribution:
         def on_size(size_bytes: int) -> None:
             if size_hint and size_hint != size_bytes:
                 raise ProtocolError(
-                    f"{upstream}/{repository}: {digest} has {size_hint} bytes in the manifest, {size_bytes} in the registry"
+                    f"{upstream}/{repository}: the manifest gives {digest} {size_hint} bytes, the registry {size_bytes}"
                 )
             layout = PieceLayout.for_size(size_bytes)
             partial = self._store.begin(digest, layout, private=private, upstream=upstream, repository=repository)
@@ -269,7 +274,7 @@ class Distribution:
             generation = Generation(number, digest, upstream, repository, layout, private, self._tracker)
             generation.by_offer = self._wishes_hold_pieces(digest)
             spec = TransferSpec(number, digest, layout, partial, private, generation.fan, generation.by_offer)
-            live = _Live(generation, self._relay.open(spec))
+            live = _Live(generation, self._relay.open(spec).counts)
             started.append((live, pipeline))
             trio.from_thread.run_sync(self._begin, live)
 
@@ -348,7 +353,7 @@ class Distribution:
             generation.fan,
             generation.by_offer,
         )
-        return _Live(generation, self._relay.open(spec))
+        return _Live(generation, self._relay.open(spec).counts)
 
     def _begin(self, live: _Live) -> None:
         """The size is known: whoever waited enters."""
@@ -403,6 +408,7 @@ class Distribution:
         if not ring.members:
             self._end_if_done(live)
             return
+        self._flush_table()
         bitmap = members_bitmap(self._fleet.slots(ring.members))
         wishes, live.wishes = live.wishes, []
         for wish in wishes:

@@ -1,13 +1,11 @@
 """The tracker as a process: its parts, put together, and its admin address."""
 
 import secrets
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import trio
-from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 
 from p2pdist.config import TrackerConfig, is_loopback
 from p2pdist.core.errors import InvalidInput
@@ -26,7 +24,7 @@ from p2pdist.relay.reactor import NodeAddress
 from p2pdist.relay.session import TlsContexts
 from p2pdist.store import BlobStore
 from p2pdist.telemetry import logging
-from p2pdist.telemetry.metrics import TrackerMetrics
+from p2pdist.telemetry.metrics import OnScrape, TrackerMetrics
 from p2pdist.tracker.control import Control, Pki, Self
 from p2pdist.tracker.distribution import Distribution
 from p2pdist.tracker.fleet import Fleet
@@ -69,7 +67,7 @@ class Tracker:
             self._relay_tls = TlsContexts(contexts.relay_server(credentials), contexts.relay_client(credentials))
         self._origins = stack.enter_context(Origins(config.upstream))
         self._registry = CollectorRegistry()
-        self._registry.register(_Refresh(self._refresh_metrics))
+        self._registry.register(OnScrape(self._refresh_metrics))
         self._metrics = TrackerMetrics(self._registry)
         self._fleet = Fleet(float(config.lease))
         self._reasons: list[str] = ["the tracker is starting"]
@@ -99,7 +97,8 @@ class Tracker:
         verifier = Verifier({self._signer.key_id: self._signer.public_key})
 
         def notify(notice: Notice) -> None:
-            token.run_sync_soon(self._distribution.notice, notice)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._distribution.notice, notice)
 
         relay = RelayNode(self._node, listeners, verifier, notify, self._relay_tls)
         relay.set_secrets([self._secret])
@@ -123,6 +122,7 @@ class Tracker:
             self._metrics,
             nursery,
             control.say,
+            control.flush_table,
             encrypted=self._relay_tls is not None,
         )
         manifests = Manifests(self._origins, self._store, nursery, self._metrics)
@@ -176,22 +176,6 @@ class Tracker:
             for context in (self._pki.context, self._relay_tls.server, self._relay_tls.client):
                 contexts.reload(context, credentials)
             await trio.sleep(RENEWAL_CHECK_SECONDS)
-
-
-class _Refresh(Collector):
-    """Called before the other collectors of a registry: brings them up to date, and has no metrics itself."""
-
-    def __init__(self, refresh: Callable[[], None]) -> None:
-        self._refresh = refresh
-
-    def collect(self) -> Iterable[Metric]:
-        """No metrics; see the class."""
-        self._refresh()
-        return ()
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing is declared; asked at registration, when there is nothing to refresh."""
-        return ()
 
 
 def _relay_secret(directory: Path) -> bytes:

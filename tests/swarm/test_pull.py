@@ -1,13 +1,14 @@
 """Blobs pulled from agents that hold them, by real sessions on loopback."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
 from p2pdist.core.errors import StoreError
-from p2pdist.core.pieces import BLOCK_BYTES, MIN_PIECE_BYTES
+from p2pdist.core.pieces import BLOCK_BYTES, MIN_PIECE_BYTES, PieceLayout
 from p2pdist.swarm import DiskBackend, PieceRejected, SeedFailed, SwarmError, SwarmStorageError
 from tests.swarm.blobs import Blob, FilePartial
 from tests.swarm.conftest import OpenSwarm, events_so_far, until, within
@@ -287,6 +288,16 @@ async def test_one_pull_of_a_blob_at_a_time(open_swarm: OpenSwarm, tmp_path: Pat
                 await swarm.unload(blob.digest)
             assert swarm.loaded == [blob.digest]
         assert not swarm.loaded
+
+
+async def test_the_metainfo_must_fit_the_blob(open_swarm: OpenSwarm, tmp_path: Path) -> None:
+    blob = Blob.of_size(MIB)
+    others = [Blob.of_size(MIB, 1).metainfo, replace(blob.metainfo, layout=PieceLayout(MIB - 1, MIN_PIECE_BYTES))]
+    async with open_swarm() as swarm:
+        for metainfo in others:
+            with pytest.raises(SwarmError, match="doesn't fit sha256:"):
+                async with swarm.pull(blob.partial_in(tmp_path / "puller"), metainfo):
+                    pass
 
 
 async def test_a_pull_whose_block_raises_does_not_seed(open_swarm: OpenSwarm, tmp_path: Path) -> None:

@@ -106,6 +106,13 @@ async def test_simultaneous_calls_load_once(open_swarm: OpenSwarm, tmp_path: Pat
                     nursery.start_soon(swarm.seed, path, blob.metainfo)
             assert swarm.loaded == [blob.digest]
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(swarm.unload, blob.digest)
+                # The torrent is on its way out when the others ask for it.
+                await trio.lowlevel.checkpoint()
+                for _ in range(3):
+                    nursery.start_soon(swarm.seed, path, blob.metainfo)
+            assert swarm.loaded == [blob.digest]
+            async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(swarm.unload, blob.digest)
             assert not swarm.loaded
@@ -172,3 +179,10 @@ async def test_a_swarm_ends_at_once_whatever_it_was_doing(open_swarm: OpenSwarm,
         for blob in blobs:
             await swarm.seed(blob.whole_in(tmp_path / "holder"), blob.metainfo)
     assert trio.current_time() - began < 5
+
+
+async def test_queues_follow_the_link(open_swarm: OpenSwarm) -> None:
+    async with open_swarm() as swarm:
+        swarm.set_link_rate(1_000_000_000)
+        settings = await trio.to_thread.run_sync(swarm._session._session.get_settings)
+        assert settings["send_buffer_watermark"] == 1_250_000

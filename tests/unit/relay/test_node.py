@@ -100,7 +100,7 @@ class Fleet:
 
     def open(self, name: str, data: bytes = b"") -> None:
         file = self.files[name] = self.stack.enter_context(closing(File(self.layout, data)))
-        self.counts[name] = self.nodes[name].open(TransferSpec(GENERATION, self.digest, self.layout, file))
+        self.counts[name] = self.nodes[name].open(TransferSpec(GENERATION, self.digest, self.layout, file)).counts
 
     def vouched(self) -> list[tuple[int, bytes, bytes]]:
         context = BlobContext(self.digest, self.layout.size_bytes, self.layout.piece_bytes, GENERATION)

@@ -1,0 +1,293 @@
+"""The one connection to the tracker: it comes back by itself, and everything is pushed over it.
+
+Owns the connection, its lease and the questions that wait for an answer; what the tracker says on its own goes to
+`on_message`, in order. A connection that breaks fails the questions at once; whoever asked decides what to do.
+"""
+
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from p2pdist.core.errors import (
+    BlobUnknown,
+    Denied,
+    ManifestUnknown,
+    NotFound,
+    P2PDistError,
+    ProtocolError,
+    Unavailable,
+)
+from p2pdist.pki.contexts import explain, require_peer
+from p2pdist.pki.peers import PeerKind
+from p2pdist.telemetry.logging import get_logger
+from p2pdist.wire.channel import Channel
+from p2pdist.wire.messages import (
+    VERSION,
+    Beat,
+    Failed,
+    FromTracker,
+    Goodbye,
+    Greeting,
+    Hello,
+    ManifestIs,
+    Message,
+    RelayPlan,
+    SizeIs,
+    SwarmPlan,
+    Welcome,
+)
+
+CONNECT_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 15.0
+_QUEUE_MESSAGES = 4096
+_BATCH_MESSAGES = 64
+_BEATS_A_LEASE = 3
+Answer = ManifestIs | SizeIs | RelayPlan | SwarmPlan
+log = get_logger("agent.control")
+
+
+class Listener(Protocol):
+    """Who is told what happens on the connection; called on the trio thread, one call after the other."""
+
+    def hello(self) -> Hello:
+        """How this agent introduces itself."""
+
+    def connected(self, welcome: Welcome, tracker: str, tracker_address: str) -> None:
+        """A lease was granted; what this agent holds must be said anew."""
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+
+    def message(self, message: Message) -> None:
+        """The tracker says something that nobody asked for, or answers with something that must be acted on first."""
+
+
+@dataclass(slots=True)
+class _Question:
+    """A question that waits for its answer."""
+
+    done: trio.Event
+    answer: Answer | None = None
+    error: P2PDistError | None = None
+
+
+class ControlLink:
+    """The connection to one tracker; `run` keeps it up."""
+
+    def __init__(self, host: str, port: int, context: Callable[[], ssl.SSLContext | None], listener: Listener) -> None:
+        self._host, self._port = host, port
+        self._context = context
+        self._listener = listener
+        self._questions: dict[int, _Question] = {}
+        self._next_id = 1
+        self._queue: trio.MemorySendChannel[Message] | None = None
+        self.since = trio.current_time()
+        self.last_error = "not connected yet"
+        self.connects = 0
+        self.changed = trio.Event()
+
+    @property
+    def address(self) -> str:
+        """Where the tracker is, as configured."""
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+
+    @property
+    def connected(self) -> bool:
+        """Whether the lease was granted on a connection that stands."""
+        return self._queue is not None
+
+    def say(self, message: Message) -> None:
+        """Queue a message; dropped when there is no connection, since everything is said anew on the next one."""
+        if self._queue is not None:
+            try:
+                self._queue.send_nowait(message)
+            except (trio.WouldBlock, trio.BrokenResourceError):
+                log.warning("tracker_too_slow", dropped=type(message).__name__)
+
+    async def ask(self, build: Callable[[int], Message], seconds: float) -> Answer:
+        """Ask and wait; raises what the tracker answers as an error, and `Unavailable` when it can't answer in time."""
+        if self._queue is None:
+            raise Unavailable(f"the tracker {self.address} isn't connected: {self.last_error}")
+        number, self._next_id = self._next_id, self._next_id % 0xFFFF_FFFE + 1
+        question = self._questions[number] = _Question(trio.Event())
+        try:
+            self.say(build(number))
+            with trio.move_on_after(seconds):
+                await question.done.wait()
+        finally:
+            del self._questions[number]
+        if question.error is not None:
+            raise question.error
+        if question.answer is None:
+            raise Unavailable(f"the tracker {self.address} gave no answer within {seconds:g} s")
+        return question.answer
+
+    # Keeping it up.
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever the connection ends."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            started = trio.current_time()
+            try:
+                await self._connection()
+                self.last_error = "the tracker closed the connection"
+            except P2PDistError as error:
+                self.last_error = str(error)
+            if trio.current_time() - started > _LONGEST_PAUSE_SECONDS:
+                pause = _FIRST_PAUSE_SECONDS
+            wait = pause * random.uniform(0.5, 1.5)
+            log.warning("tracker_lost", tracker=self.address, reason=self.last_error, again_seconds=round(wait, 2))
+            await trio.sleep(wait)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    async def _connection(self) -> None:
+        """One connection, from dialling to its end; every way it can fail comes out as a `P2PDistError`."""
+        try:
+            with trio.fail_after(CONNECT_SECONDS):
+                tcp = await trio.open_tcp_stream(self._host, self._port)
+        except (OSError, trio.TooSlowError) as error:
+            raise Unavailable(f"can't be reached: {getattr(error, 'strerror', None) or 'no answer'}") from error
+        try:
+            await self._talk(tcp)
+        except trio.TooSlowError:
+            raise Unavailable("gave no sign of life for a whole lease") from None
+        except trio.BrokenResourceError as error:
+            cause = error.__cause__
+            reason = explain(cause) if isinstance(cause, ssl.SSLError) else "the connection broke"
+            raise Unavailable(reason) from error
+        except BaseExceptionGroup as group:
+            raise _said(group) from group
+        finally:
+            self._lost()
+            await trio.aclose_forcefully(tcp)
+
+    async def _talk(self, tcp: trio.SocketStream) -> None:
+        context = self._context()
+        stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+        with trio.fail_after(CONNECT_SECONDS):
+            if context is not None:
+                stream = trio.SSLStream(tcp, context, https_compatible=True)
+                await stream.do_handshake()
+                require_peer(stream, PeerKind.TRACKER)
+            channel = Channel(stream, FromTracker)
+            greeting = await channel.receive()
+            if not isinstance(greeting, Greeting):
+                raise ProtocolError("what answers there doesn't greet like a tracker")
+            if greeting.version != VERSION:
+                raise ProtocolError(f"the tracker speaks version {greeting.version} of the protocol, we {VERSION}")
+            if context is None and greeting.ca_der:
+                raise ProtocolError("the tracker wants TLS: this host must enrol first")
+            await channel.send(self._listener.hello())
+            channel.trust()
+            welcome = await channel.receive()
+        if isinstance(welcome, Goodbye):
+            raise Denied(welcome.reason)
+        if not isinstance(welcome, Welcome):
+            raise ProtocolError(f"the tracker answers our hello with {type(welcome).__name__}")
+        await self._serve(channel, greeting, welcome, str(tcp.socket.getpeername()[0]))
+
+    async def _serve(self, channel: Channel, greeting: Greeting, welcome: Welcome, address: str) -> None:
+        send, receive = trio.open_memory_channel[Message](_QUEUE_MESSAGES)
+        self._queue = send
+        self.since, self.last_error = trio.current_time(), ""
+        self.connects += 1
+        self._wake()
+        log.info("tracker_connected", tracker=self.address, node=greeting.tracker, slot=welcome.slot)
+        self._listener.connected(welcome, greeting.tracker, address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, channel, receive)
+            nursery.start_soon(self._beat, welcome.lease_seconds / _BEATS_A_LEASE)
+            await self._read(channel, welcome.lease_seconds)
+            nursery.cancel_scope.cancel()
+
+    async def _read(self, channel: Channel, lease_seconds: float) -> None:
+        while True:
+            with trio.fail_after(lease_seconds):
+                message = await channel.receive()
+            match message:
+                case None:
+                    return
+                case Goodbye(reason):
+                    raise Denied(reason)
+                case Beat():
+                    continue
+                case ManifestIs(id_) | SizeIs(id_) | RelayPlan(id_) | SwarmPlan(id_):
+                    if isinstance(message, RelayPlan):
+                        self._listener.message(message)
+                    self._settle(id_, message, None)
+                case Failed(id_, code, status, text):
+                    self._settle(id_, None, error_of(code, status, text))
+                case _:
+                    self._listener.message(message)
+
+    async def _write(self, channel: Channel, queue: trio.MemoryReceiveChannel[Message]) -> None:
+        async for message in queue:
+            batch = [message]
+            while len(batch) < _BATCH_MESSAGES:
+                try:
+                    batch.append(queue.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+            with trio.fail_after(CONNECT_SECONDS):
+                await channel.send(*batch)
+
+    async def _beat(self, seconds: float) -> None:
+        while True:
+            await trio.sleep(seconds)
+            self.say(Beat())
+
+    def _settle(self, number: int, answer: Answer | None, error: P2PDistError | None) -> None:
+        question = self._questions.get(number)
+        if question is not None:
+            question.answer, question.error = answer, error
+            question.done.set()
+
+    def _lost(self) -> None:
+        if self._queue is None:
+            return
+        self._queue.close()
+        self._queue = None
+        self.since = trio.current_time()
+        for question in self._questions.values():
+            question.error = Unavailable(f"the connection to the tracker {self.address} broke before it answered")
+            question.done.set()
+        self._wake()
+        self._listener.disconnected()
+
+    def _wake(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+_ERRORS: dict[str, type[P2PDistError]] = {
+    "BLOB_UNKNOWN": BlobUnknown,
+    "MANIFEST_UNKNOWN": ManifestUnknown,
+    "NAME_UNKNOWN": NotFound,
+    "DENIED": Denied,
+    "UNAUTHORIZED": Denied,
+}
+
+
+def error_of(code: str, status: int, text: str) -> P2PDistError:
+    """What the tracker said as an error of ours."""
+    error = _ERRORS.get(code, Unavailable if status in (429, 503, 507) else ProtocolError)(text)
+    error.oci_code, error.http_status = code or error.oci_code, status or error.http_status
+    return error
+
+
+def _said(group: BaseExceptionGroup) -> P2PDistError:
+    """The one reason for which the tasks of a connection ended."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _said(error)
+        if isinstance(error, P2PDistError):
+            return error
+        if isinstance(error, (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)):
+            return Unavailable("the connection broke, or nothing came over it for a whole lease")
+    raise group

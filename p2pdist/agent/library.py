@@ -1,0 +1,186 @@
+"""What this host can have: the `Content` that the shim and `p2pdist pull` read from.
+
+Owns the pulls under way, one a blob, whoever asks and however often. Manifests are asked of the tracker, since tags are
+resolved upstream always; what has a digest is kept. Having served a manifest, the agent serves its blobs: from the
+store, by a pull, which ends at the origin if need be.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import trio
+
+from p2pdist.agent.content import BlobView, ManifestContent
+from p2pdist.agent.pull import Means, Pull, Wanted
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import ProtocolError
+from p2pdist.oci.errors import ManifestInvalid
+from p2pdist.oci.manifest import parse_manifest
+from p2pdist.oci.reference import Tag
+from p2pdist.store import CommittedBlob
+from p2pdist.telemetry.logging import get_logger
+from p2pdist.wire.messages import ManifestIs, ManifestWanted, SizeIs, SizeWanted
+
+MANIFEST_SECONDS = 20.0
+_REMEMBERED_SIZES = 100_000
+log = get_logger("agent.library")
+
+
+class _Whole:
+    """A committed blob as a view."""
+
+    committed = True
+
+    def __init__(self, blob: CommittedBlob) -> None:
+        self.size_bytes = blob.size_bytes
+        self.fd = blob.fd
+
+    async def available(self, offset: int) -> int:
+        """All of it."""
+        return self.size_bytes
+
+
+class _Growing:
+    """A blob that is being pulled as a view: its last piece shows when its digest held."""
+
+    def __init__(self, pull: Pull, fd: int) -> None:
+        assert pull.partial is not None
+        self._pull = pull
+        self._partial = pull.partial
+        self._shown = max(0, self._partial.layout.offset(self._partial.layout.count - 1))
+        self.size_bytes = self._partial.layout.size_bytes
+        self.fd = fd
+
+    @property
+    def committed(self) -> bool:
+        """Whether the digest held."""
+        return self._partial.committed
+
+    async def available(self, offset: int) -> int:
+        """See `BlobView`."""
+        while True:
+            if self.committed:
+                return self.size_bytes
+            end = min(self._partial.available_from(offset), self._shown)
+            if end > offset:
+                return end
+            if self._pull.error is not None:
+                raise self._pull.error
+            await self._pull.progress.wait()
+
+
+class Library:
+    """The agent's `Content`; pulls run in `nursery`."""
+
+    def __init__(self, means: Means, nursery: trio.Nursery) -> None:
+        self._means = means
+        self._nursery = nursery
+        self._upstreams: tuple[str, ...] = ()
+        self._pulls: dict[Digest, Pull] = {}
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        self.came = {"swarm": 0, "origin": 0, "store": 0}
+
+    @property
+    def pulls(self) -> Collection[Pull]:
+        """The pulls under way."""
+        return self._pulls.values()
+
+    def pull_of(self, digest: Digest) -> Pull | None:
+        """The pull of a blob, if one is under way."""
+        return self._pulls.get(digest)
+
+    # Content.
+
+    def upstreams(self) -> Collection[str]:
+        """The registries that may be spoken to."""
+        return self._upstreams
+
+    def set_upstreams(self, names: Collection[str]) -> None:
+        """The tracker's upstreams, and those of the configuration."""
+        self._upstreams = tuple(names)
+
+    async def manifest(self, upstream: str, repository: str, reference: Tag | Digest) -> ManifestContent:
+        """See `Content.manifest`."""
+        store = self._means.store
+        if isinstance(reference, Digest):
+            stored = await trio.to_thread.run_sync(store.manifest, reference)
+            if stored is not None and (stored.upstream, stored.repository) == (upstream, repository):
+                self._learn(stored.body, stored.media_type, stored.digest)
+                return ManifestContent(stored.digest, stored.media_type, stored.body)
+        tag, digest = ("", str(reference)) if isinstance(reference, Digest) else (str(reference), "")
+        answer = await self._means.control.ask(
+            lambda id_: ManifestWanted(id_, upstream, repository, tag, digest), MANIFEST_SECONDS
+        )
+        if not isinstance(answer, ManifestIs):
+            raise ProtocolError(f"the tracker answers for a manifest with {type(answer).__name__}")
+        content = ManifestContent(Digest.parse(answer.digest), answer.media_type, answer.body)
+        if isinstance(reference, Digest) and content.digest != reference:
+            raise ManifestInvalid(f"asked for the manifest {reference}, the tracker gave {content.digest}")
+        self._learn(content.body, content.media_type, content.digest)
+        private = answer.private
+        await trio.to_thread.run_sync(
+            lambda: store.put_manifest(
+                content.digest, content.media_type, content.body, upstream, repository, private=private
+            )
+        )
+        return content
+
+    @asynccontextmanager
+    async def blob(self, upstream: str, repository: str, digest: Digest) -> AsyncIterator[BlobView]:
+        """See `Content.blob`."""
+        store = self._means.store
+        if not store.has(digest) and digest not in self._pulls and digest in store.unverified():
+            await trio.to_thread.run_sync(store.verify, digest)
+        if store.has(digest):
+            with store.committed(digest) as whole:
+                yield _Whole(whole)
+            return
+        pull = self.want(upstream, repository, digest)
+        while pull.partial is None and not pull.done:
+            await pull.progress.wait()
+        if pull.partial is None or (pull.error is not None and pull.partial.discarded):
+            raise pull.error or ProtocolError(f"the pull of {digest} ended without a word")
+        with pull.partial.held() as fd:
+            yield _Growing(pull, fd)
+
+    async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
+        """See `Content.blob_size`."""
+        known = self._sizes.get(digest)
+        if known is not None:
+            return known
+        record = await trio.to_thread.run_sync(self._means.store.record, digest)
+        if record is not None:
+            return record.size_bytes
+        answer = await self._means.control.ask(
+            lambda id_: SizeWanted(id_, upstream, repository, str(digest)), MANIFEST_SECONDS
+        )
+        if not isinstance(answer, SizeIs):
+            raise ProtocolError(f"the tracker answers for a size with {type(answer).__name__}")
+        return answer.size_bytes
+
+    # Pulls.
+
+    def want(self, upstream: str, repository: str, digest: Digest) -> Pull:
+        """The pull of a blob that isn't here: the one that is under way, or a new one."""
+        pull = self._pulls.get(digest)
+        if pull is None:
+            wanted = Wanted(upstream, repository, digest, self._sizes.get(digest, 0))
+            pull = self._pulls[digest] = Pull(wanted, self._means)
+            self._nursery.start_soon(self._run, pull)
+        return pull
+
+    async def _run(self, pull: Pull) -> None:
+        try:
+            await pull.run()
+        finally:
+            del self._pulls[pull.wanted.digest]
+            self.came["swarm"] += pull.came.swarm_bytes
+            self.came["origin"] += pull.came.origin_bytes
+
+    def _learn(self, body: bytes, media_type: str, digest: Digest) -> None:
+        for blob in parse_manifest(body, media_type, digest).blobs:
+            self._sizes[blob.digest] = blob.size_bytes
+            self._sizes.move_to_end(blob.digest)
+        while len(self._sizes) > _REMEMBERED_SIZES:
+            self._sizes.popitem(last=False)

@@ -1,0 +1,229 @@
+"""What ties the agent's parts to the control connection: who this agent is, what it holds, what the tracker says.
+
+Everything here runs on the trio thread.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from p2pdist import __version__
+from p2pdist.agent.control import ControlLink
+from p2pdist.agent.library import Library
+from p2pdist.agent.relays import Relays
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import InvalidInput, P2PDistError
+from p2pdist.oci.origin import OriginClient, Upstream
+from p2pdist.pki.vouch import public_key_from_bytes
+from p2pdist.relay.node import RelayNode
+from p2pdist.relay.reactor import NodeAddress
+from p2pdist.store import BlobStore
+from p2pdist.swarm import Endpoint, SeedFailed, Swarm
+from p2pdist.telemetry.logging import get_logger
+from p2pdist.wire.messages import (
+    CAPABILITIES,
+    VERSION,
+    Dealt,
+    Ended,
+    Enrolled,
+    Epoch,
+    Expect,
+    Fill,
+    HeldBlob,
+    Hello,
+    Inventory,
+    Message,
+    RelayPlan,
+    Table,
+    UpstreamInfo,
+    Welcome,
+)
+
+_INVENTORY_BLOBS = 5000
+log = get_logger("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Advertised:
+    """Where others reach this agent; an empty host stands for the address that the tracker sees."""
+
+    relay_host: str
+    relay_port: int
+    swarm_host: str
+    swarm_port: int
+
+
+class Upstreams:
+    """Origin clients for rescues: the tracker's upstreams, with what the configuration says of them going first."""
+
+    def __init__(self, configured: dict[str, Upstream]) -> None:
+        self._configured = configured
+        self._told: dict[str, Upstream] = {}
+        self._clients: dict[str, OriginClient] = {}
+
+    def tell(self, infos: tuple[UpstreamInfo, ...]) -> None:
+        """The tracker's list."""
+        told: dict[str, Upstream] = {}
+        for info in infos:
+            with suppress(InvalidInput):
+                told[info.name] = Upstream(info.name, info.origin)
+        if told != self._told:
+            self._told = told
+            self.close()
+
+    def names(self) -> list[str]:
+        """The upstreams that may be spoken to."""
+        return list(self._told | self._configured)
+
+    def client(self, name: str) -> OriginClient | None:
+        """The origin client of an upstream, None when it isn't known."""
+        upstream = (self._told | self._configured).get(name)
+        if upstream is None:
+            return None
+        if name not in self._clients:
+            self._clients[name] = OriginClient(upstream)
+        return self._clients[name]
+
+    def close(self) -> None:
+        """Close all clients."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+
+
+class Service:
+    """The control connection's listener."""
+
+    def __init__(
+        self,
+        node: str,
+        name: str,
+        zone: str,
+        advertised: Advertised,
+        store: BlobStore,
+        relay: RelayNode,
+        relays: Relays,
+        swarm: Swarm,
+        upstreams: Upstreams,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._node, self._name, self._zone = node, name, zone
+        self._advertised = advertised
+        self._store = store
+        self._relay = relay
+        self._relays = relays
+        self._swarm = swarm
+        self._upstreams = upstreams
+        self._nursery = nursery
+        self._control: ControlLink
+        self._library: Library
+        self._renewed: trio.MemorySendChannel[Enrolled]
+
+    def attach(self, control: ControlLink, library: Library, renewed: trio.MemorySendChannel[Enrolled]) -> None:
+        """The parts that need this one first."""
+        self._control, self._library, self._renewed = control, library, renewed
+
+    def hello(self) -> Hello:
+        """See `Listener`."""
+        where = self._advertised
+        return Hello(
+            VERSION,
+            CAPABILITIES,
+            f"p2pdist {__version__}",
+            self._node,
+            self._name,
+            self._zone,
+            where.relay_host,
+            where.relay_port,
+            where.swarm_host,
+            where.swarm_port,
+        )
+
+    def connected(self, welcome: Welcome, tracker: str, tracker_address: str) -> None:
+        """See `Listener`."""
+        self._relay.set_secrets(list(welcome.relay_secrets))
+        self._relay.trust(public_key_from_bytes(raw) for raw in welcome.keys)
+        self._relays.set_tracker(tracker, NodeAddress(welcome.relay_host or tracker_address, welcome.relay_port))
+        self._upstreams.tell(welcome.upstreams)
+        self._library.set_upstreams(self._upstreams.names())
+        held = []
+        for digest, size_bytes in self._store.digests():
+            held.append(HeldBlob(str(digest), size_bytes))
+            if len(held) == _INVENTORY_BLOBS:
+                self._control.say(Inventory(tuple(held)))
+                held.clear()
+        self._control.say(Inventory(tuple(held)))
+
+    def disconnected(self) -> None:
+        """See `Listener`. Relays and swarms go on with what they know."""
+
+    def message(self, message: Message) -> None:
+        """See `Listener`."""
+        match message:
+            case Table():
+                self._relays.table(message)
+            case Epoch() | Fill() | Dealt() | Ended():
+                self._relays.message(message)
+            case Expect(digest, peers):
+                endpoints = [Endpoint(peer.host, peer.port) for peer in peers]
+                self._nursery.start_soon(self._expect, Digest.parse(digest), endpoints)
+            case Enrolled():
+                with suppress(trio.WouldBlock):
+                    self._renewed.send_nowait(message)
+            case RelayPlan():
+                pass
+            case _:
+                log.warning("message_ignored", message=type(message).__name__)
+
+    def allow_swarm_peers(self) -> None:
+        """Let in whom the table shows."""
+        try:
+            self._swarm.allow_peers(self._relays.swarm_hosts())
+        except InvalidInput as error:
+            log.warning("swarm_addresses_refused", reason=str(error))
+
+    async def _expect(self, digest: Digest, peers: list[Endpoint]) -> None:
+        """Peers come for a blob that we hold: load its torrent, and dial them too."""
+        try:
+            if self._swarm.add_peers(digest, peers) or not self._store.has(digest):
+                return
+            record = await trio.to_thread.run_sync(self._store.record, digest)
+            if record is None or record.metainfo is None or record.private:
+                return
+            with self._store.committed(digest) as blob:
+                await self._swarm.seed(blob.path, record.metainfo)
+            self._swarm.add_peers(digest, peers)
+        except P2PDistError as error:
+            log.warning("seeding_failed", digest=digest, reason=str(error))
+
+    def evicted(self, digest: Digest) -> None:
+        """A blob is gone from the store."""
+        self._control.say(Inventory((), (str(digest),)))
+        self._nursery.start_soon(self._unload, digest)
+
+    async def _unload(self, digest: Digest) -> None:
+        try:
+            await self._swarm.unload(digest)
+        except P2PDistError as error:
+            log.warning("unloading_failed", digest=digest, reason=str(error))
+
+    async def watch_swarm(self) -> None:
+        """A blob that can't be seeded is wrong or unreadable: verify it."""
+        async for event in self._swarm.events:
+            if isinstance(event, SeedFailed) and self._store.has(event.digest):
+                log.warning("seed_failed", digest=event.digest, reason=event.reason)
+                try:
+                    await trio.to_thread.run_sync(self._store.verify, event.digest)
+                except P2PDistError as error:
+                    log.warning("blob_not_verified", digest=event.digest, reason=str(error))
+
+    async def verify_store(self) -> None:
+        """After an unclean boot, read every blob before it is served."""
+        for digest in self._store.unverified():
+            try:
+                if await trio.to_thread.run_sync(self._store.verify, digest):
+                    size_bytes = dict(self._store.digests()).get(digest, 0)
+                    self._control.say(Inventory((HeldBlob(str(digest), size_bytes),)))
+            except P2PDistError as error:
+                log.warning("blob_not_verified", digest=digest, reason=str(error))
