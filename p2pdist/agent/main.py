@@ -95,10 +95,8 @@ class _Agent:
                     *_advertised(config.relay.advertise, relay_port),
                     *_advertised(config.swarm.advertise, swarm.addresses[0].port),
                 )
-                zone = config.zone or ""
-                service = Service(
-                    node, config.node_name, zone, where, self._store, relay, relays, swarm, upstreams, parts
-                )
+                name, zone = str(config.node_name), str(config.zone or "")
+                service = Service(node, name, zone, where, self._store, relay, relays, swarm, upstreams, parts)
                 address = config.tracker.address
                 control = ControlLink(address.host, address.port, lambda: control_context, service)
                 means = Means(self._store, control, relays, swarm, self._metrics, upstreams.client)
@@ -107,7 +105,7 @@ class _Agent:
                 service.attach(control, library, renewals)
                 names = [str(address) for address in config.shim.listen]
                 self._reporter = Reporter(
-                    node, config.node_name, names, control, library, relays, relay, swarm, self._store, self._metrics
+                    node, name, names, control, library, relays, relay, swarm, self._store, self._metrics
                 )
                 self._images = ImagePuller(library, self._store, relays)
                 stop_evictions = self._store.on_evicted(
@@ -144,7 +142,7 @@ class _Agent:
         if not enrolled and plain_is_fine(access, is_loopback(access.address)):
             key = await trio.to_thread.run_sync(open_key, directory)
             return id_of(key.public_key()), None, None
-        identity = await identity_of(directory, access, config.node_name)
+        identity = await identity_of(directory, access, str(config.node_name))
         if access.ca_hash is not None and str(access.ca_hash) != identity.ca_hash:
             raise InvalidInput(
                 f"this host is enrolled with the CA {identity.ca_hash}, but tracker.ca_hash is {access.ca_hash}:"

@@ -157,6 +157,7 @@ class Engine:
         self._actions: list[Action] = []
         self._next_tag = 1
         self._deals_unwritten = 0
+        self._turns: deque[tuple[int, int]] = deque()
         self.takeovers = 0
 
     # What the owner of the connections tells.
@@ -261,7 +262,7 @@ class Engine:
         duty = pending.duty
         if duty.parent is None:
             self._deals_unwritten -= 1
-            self._deal_on(pending.generation)
+            self._deal_on()
         else:
             duty.written += 1
             self._maybe_credit(duty)
@@ -273,15 +274,13 @@ class Engine:
             pending = self._pending.pop(tag)
             self._settle_deal(pending)
             self._to_heir(pending)
-        for generation in list(self._generations):
-            self._deal_on(generation)
+        self._deal_on()
 
     def back(self, node: str) -> None:
         """`node` can be reached again."""
         if node in self._down:
             self._down.discard(node)
-            for generation in list(self._generations):
-                self._deal_on(generation)
+            self._deal_on()
 
     def owed_by(self, node: str) -> bool:
         """Whether `node` owes us an acknowledgement."""
@@ -322,17 +321,18 @@ class Engine:
             return
         state.successors[old_epoch] = ring.epoch
         dealing = state.dealings[ring.epoch]
-        dealing.ready.extend(old.ready)
+        for index, by_offer in old.ready:
+            self._queue(generation, dealing, index, by_offer)
         least = min((old.given[node] for node in ring.members if node in old.given), default=0)
         for node in ring.members:
             dealing.given[node] = old.given.get(node, least)
             dealing.credit[node] = old.credit.get(node, dealing.credit[node])
-        self._deal_on(generation)
+        self._deal_on()
 
     def deal(self, generation: int, epoch: int, index: int, by_offer: bool = False) -> None:
         """A piece may be dealt over the ring of `epoch`; `by_offer` where some members have it already."""
-        self._generations[generation].dealings[epoch].ready.append((index, by_offer))
-        self._deal_on(generation)
+        self._queue(generation, self._generations[generation].dealings[epoch], index, by_offer)
+        self._deal_on()
 
     def waiting(self, generation: int, epoch: int) -> list[int]:
         """The pieces that wait for a root of this epoch."""
@@ -461,25 +461,39 @@ class Engine:
         root = pending.ring.at(pending.root)
         if dealing is not None and root in dealing.credit:
             dealing.credit[root] += 1
-            self._deal_on(pending.generation)
+            self._deal_on()
 
-    def _deal_on(self, generation: int) -> None:
-        state = self._generations.get(generation)
-        if state is None:
-            return
-        for dealing in list(state.dealings.values()):
-            while dealing.ready and self._deals_unwritten < DEALS_ON_THE_WIRE:
-                root = self._next_root(dealing)
-                if root is None:
-                    break
-                index, by_offer = dealing.ready.popleft()
-                dealing.credit[root] -= 1
-                dealing.given[root] += 1
-                rank = dealing.ring.rank(root)
-                duty = _Duty(None, 0, open_arcs=1, owes_credit=True)
-                span = len(dealing.ring) - 1
-                seed = Push("", 0, generation, index, dealing.ring.epoch, rank, span)
-                self._hand(duty, seed, dealing.ring, rank, span, by_offer)
+    def _queue(self, generation: int, dealing: _Dealing, index: int, by_offer: bool) -> None:
+        if not dealing.ready:
+            self._turns.append((generation, dealing.ring.epoch))
+        dealing.ready.append((index, by_offer))
+
+    def _deal_on(self) -> None:
+        """Deal what can be dealt; the dealings that have pieces waiting take turns, one piece each."""
+        without_root = 0
+        while self._deals_unwritten < DEALS_ON_THE_WIRE and without_root < len(self._turns):
+            generation, epoch = self._turns.popleft()
+            state = self._generations.get(generation)
+            dealing = state.dealings.get(epoch) if state else None
+            if dealing is None or not dealing.ready:
+                continue
+            root = self._next_root(dealing)
+            without_root = 0 if root is not None else without_root + 1
+            if root is None:
+                self._turns.append((generation, epoch))
+                continue
+            index, by_offer = dealing.ready.popleft()
+            if dealing.ready:
+                self._turns.append((generation, epoch))
+            self._deal_one(generation, dealing, root, index, by_offer)
+
+    def _deal_one(self, generation: int, dealing: _Dealing, root: str, index: int, by_offer: bool) -> None:
+        dealing.credit[root] -= 1
+        dealing.given[root] += 1
+        rank = dealing.ring.rank(root)
+        span = len(dealing.ring) - 1
+        seed = Push("", 0, generation, index, dealing.ring.epoch, rank, span)
+        self._hand(_Duty(None, 0, open_arcs=1, owes_credit=True), seed, dealing.ring, rank, span, by_offer)
 
     def _next_root(self, dealing: _Dealing) -> str | None:
         able = [node for node, credit in dealing.credit.items() if credit > 0 and node not in self._down]

@@ -168,3 +168,24 @@ def test_a_replayed_push_is_acknowledged_and_not_served_again() -> None:
     assert fleet.engines[root].take_actions()
     fleet.engines[root].pushed(DEALER, push)
     assert [type(action).__name__ for action in fleet.engines[root].take_actions()] == ["Ack"]
+
+
+def test_generations_that_wait_for_the_wire_take_turns() -> None:
+    fleet = Fleet(20, names(3))
+    dealer = fleet.engines[DEALER]
+    other = GENERATION + 1
+    for engine in fleet.engines.values():
+        engine.open(other, fleet.held[engine.me], 1 << 20)
+        engine.add_ring(other, fleet.ring)
+    dealer.start_dealing(other, fleet.ring)
+    for index in range(20):
+        dealer.deal(GENERATION, 1, index)
+        dealer.deal(other, 1, index)
+    dealt: list[int] = []
+    while pushes := [action for action in dealer.take_actions() if isinstance(action, Push)]:
+        for push in pushes:
+            dealt.append(push.generation)
+            dealer.written(push.tag)
+            dealer.acked(push.to, push.tag)
+    assert sorted(dealt) == [GENERATION] * 20 + [other] * 20
+    assert all(set(dealt[start : start + 4]) == {GENERATION, other} for start in range(4, 32, 4))
