@@ -1,5 +1,5 @@
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -43,6 +43,13 @@ async def until(condition: Callable[[], bool]) -> None:
     with within(10):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
+
+
+async def eventually(read: Callable[[], Awaitable[object]], expected: object) -> None:
+    """Figures lag behind what they count, by a tick of libtorrent's."""
+    with within(10):
+        while await read() != expected:
+            await trio.lowlevel.checkpoint()
 
 
 def events_so_far(swarm: Swarm) -> list[object]:

@@ -11,7 +11,7 @@ from p2pdist.core.errors import StoreError
 from p2pdist.core.pieces import BLOCK_BYTES, MIN_PIECE_BYTES, PieceLayout
 from p2pdist.swarm import DiskBackend, PieceRejected, SeedFailed, SwarmError, SwarmStorageError
 from tests.swarm.blobs import Blob, FilePartial
-from tests.swarm.conftest import OpenSwarm, events_so_far, until, within
+from tests.swarm.conftest import OpenSwarm, events_so_far, eventually, until, within
 
 MIB = 1024 * 1024
 SIZES = [
@@ -134,7 +134,11 @@ async def test_a_finished_pull_seeds_on(open_swarm: OpenSwarm, disk: DiskBackend
             async with third.pull(partial, blob.metainfo, second.addresses) as pull:
                 await pull.wait_finished()
         assert partial.path.read_bytes() == blob.data
-        assert (await second.stats()).uploaded_bytes == MIB
+
+        async def uploaded() -> int:
+            return (await second.stats()).uploaded_bytes
+
+        await eventually(uploaded, MIB)
 
 
 async def test_peers_can_come_later(open_swarm: OpenSwarm, tmp_path: Path) -> None:
@@ -244,7 +248,11 @@ async def test_a_liar_is_found_out_and_its_piece_fetched_elsewhere(
             puller.add_peers(blob.digest, honest.addresses)
             with within(30):
                 await pull.wait_finished()
-            assert (await pull.stats()).failed_bytes > 0
+
+            async def has_failed() -> bool:
+                return (await pull.stats()).failed_bytes > 0
+
+            await eventually(has_failed, True)
         assert partial.path.read_bytes() == blob.data
 
 
