@@ -13,8 +13,8 @@ from p2pdist.core.errors import P2PDistError, ProtocolError
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.node import RelayNode, Ticket
 from p2pdist.relay.notices import BadPiece, Notice, PeerRejected, TransferFailed
-from p2pdist.relay.reactor import NodeAddress
 from p2pdist.relay.spans import Ring
+from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import TransferSpec
 from p2pdist.store import PartialBlob
 from p2pdist.telemetry.logging import get_logger

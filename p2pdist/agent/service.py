@@ -17,7 +17,7 @@ from p2pdist.core.errors import InvalidInput, P2PDistError
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.pki.vouch import public_key_from_bytes
 from p2pdist.relay.node import RelayNode
-from p2pdist.relay.reactor import NodeAddress
+from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, SeedFailed, Swarm
 from p2pdist.telemetry.logging import get_logger

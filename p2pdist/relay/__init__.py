@@ -1,11 +1,11 @@
 """The live distribution of blobs by push: rules (pure), frames (sans-IO), and the data connections that carry them.
 
-spans.py       who sends a piece to whom: rings, arcs, places (pure)
-engine.py      the rules of one node: serve a span, acknowledge, return credit, take over, deal (pure)
-frames.py      frames on a data connection, bytes in and out (pure)
-handshake.py   who is at the other end: hello and proof (pure)
-connection.py  one socket: what is read, what waits to be written
-liveness.py    when a silent peer counts as frozen (pure)
-transfer.py    one blob under way: its file, its vouches, what was received from whom
-node.py        the thread that owns all of it, and the door for commands and notices
+- spans: who sends a piece to whom: rings, arcs, places (pure)
+- engine: the rules of one node: serve a span, acknowledge, return credit, take over, deal (pure)
+- liveness: when a silent peer counts as frozen (pure)
+- frames, handshake: bytes in and out; who is at the other end (sans-IO)
+- transfer: one generation of a blob: its file, its vouches, what was received from whom
+- parking: frames that came before the word of the tracker that explains them
+- connection, session, links, switchboard: sockets, from one to all of them
+- reactor: the thread that owns all of it; node: the door to it for the rest of the process
 """

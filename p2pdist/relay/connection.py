@@ -14,30 +14,21 @@ import struct
 import termios
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from p2pdist.relay.frames import (
     MAX_DATA_BYTES,
     MAX_FRAME_BYTES,
     PREFIX_BYTES,
-    PieceFrame,
     Prefix,
     encode_piece,
     read_prefix,
 )
-from p2pdist.relay.transfer import Transfer
+from p2pdist.relay.transfer import Outgoing
 
 _BUFFER_BYTES = 4 * MAX_FRAME_BYTES
 _NOTSENT_BYTES = 128 * 1024
 _TURN_BYTES = 512 * 1024
 _TCP_NOTSENT_LOWAT = 25
-
-
-class Outgoing(NamedTuple):
-    """A piece that waits to be sent, and the numbers that travel with it."""
-
-    transfer: Transfer
-    frame: PieceFrame
 
 
 class ConnectionEnded(Exception):

@@ -170,6 +170,11 @@ class Engine:
     def close(self, generation: int) -> None:
         """Forget a generation and every duty in it."""
         self._generations.pop(generation, None)
+        self._actions = [
+            action
+            for action in self._actions
+            if not (isinstance(action, Push | Offer) and action.generation == generation)
+        ]
         for tag in [tag for tag, pending in self._pending.items() if pending.generation == generation]:
             self._drop(tag)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from p2pdist.relay.connection import Outgoing
 from p2pdist.relay.session import Session
+from p2pdist.relay.transfer import Outgoing
 
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0

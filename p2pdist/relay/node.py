@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.pki.vouch import Verifier
 from p2pdist.relay.notices import Notice
-from p2pdist.relay.reactor import NodeAddress, Reactor
+from p2pdist.relay.reactor import Reactor
 from p2pdist.relay.session import TlsContexts
 from p2pdist.relay.spans import Ring
+from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import Counts, Transfer, TransferSpec
 
 _STOP_SECONDS = 5.0
@@ -59,7 +60,7 @@ class RelayNode:
     @property
     def peers(self) -> int:
         """How many nodes are connected."""
-        return self._reactor.peers
+        return self._reactor.switchboard.peers
 
     @property
     def takeovers(self) -> int:
@@ -68,7 +69,7 @@ class RelayNode:
 
     def set_secrets(self, secrets: list[bytes]) -> None:
         """The relay secrets that are valid, the one to prove with first."""
-        self._reactor.post(lambda: self._reactor.set_secrets(secrets))
+        self._reactor.post(lambda: self._reactor.switchboard.set_secrets(secrets))
 
     def trust(self, keys: Iterable[Ed25519PublicKey]) -> None:
         """Accept pieces that these keys vouch for, besides those known before."""
@@ -78,7 +79,7 @@ class RelayNode:
     def set_nodes(self, nodes: dict[str, NodeAddress], keep: Iterable[str] = ()) -> None:
         """Who holds a lease, and where; links to `keep` are held open. The others' connections are closed."""
         kept = set(keep)
-        self._reactor.post(lambda: self._reactor.set_nodes(nodes, kept))
+        self._reactor.post(lambda: self._reactor.switchboard.set_nodes(nodes, kept))
 
     def open(self, spec: TransferSpec) -> "Ticket":
         """Take part in a generation, once; raises OSError when no descriptor is left."""

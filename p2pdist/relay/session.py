@@ -15,10 +15,11 @@ from enum import Enum, auto
 
 from p2pdist.core.errors import ProtocolError
 from p2pdist.pki.contexts import explain, peer_identity
-from p2pdist.relay.connection import Connection, ConnectionEnded, Outgoing
+from p2pdist.relay.connection import Connection, ConnectionEnded
 from p2pdist.relay.frames import Kind, PieceFrame, Prefix
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.liveness import Liveness
+from p2pdist.relay.transfer import Outgoing
 
 HANDSHAKE_SECONDS = 5.0
 DIAL_SECONDS = 1.0

@@ -6,12 +6,13 @@ vouched for.
 
 import os
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.core.pieces import PieceLayout, piece_hash
 from p2pdist.pki.vouch import BlobContext, Verifier, Vouch
+from p2pdist.relay.engine import Push
 from p2pdist.relay.frames import MAX_DATA_BYTES, PieceFrame
 from p2pdist.relay.spans import DEFAULT_FAN
 
@@ -61,6 +62,13 @@ class Counts:
     duplicate_bytes: int = 0
     sent_bytes: int = 0
     bad_pieces: int = 0
+
+
+class Outgoing(NamedTuple):
+    """A piece that waits to be sent, and the numbers that travel with it."""
+
+    transfer: "Transfer"
+    frame: PieceFrame
 
 
 @dataclass(slots=True)
@@ -130,3 +138,22 @@ class Transfer:
             raise InvalidInput(f"piece {index} of {self.spec.digest} isn't in the file that is to be dealt from")
         if self.vouches[index] is None:
             self.hashes[index], self.vouches[index] = hash_, vouch
+
+    def outgoing(self, push: Push) -> Outgoing:
+        """The piece that a push is about, with its proofs."""
+        hash_, vouch = self.hashes[push.index], self.vouches[push.index]
+        if hash_ is None or vouch is None:
+            raise InvalidInput(f"piece {push.index} of {self.spec.digest} has nobody who vouches for it")
+        frame = PieceFrame(
+            push.generation,
+            push.epoch,
+            push.index,
+            0,
+            push.root,
+            push.span,
+            push.tag,
+            push.offered,
+            hash_,
+            vouch,
+        )
+        return Outgoing(self, frame)

@@ -20,8 +20,8 @@ from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import Signer, Verifier
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
-from p2pdist.relay.reactor import NodeAddress
 from p2pdist.relay.session import TlsContexts
+from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.store import BlobStore
 from p2pdist.telemetry import logging
 from p2pdist.telemetry.metrics import OnScrape, TrackerMetrics

@@ -19,8 +19,8 @@ from p2pdist.relay.frames import Kind, PieceFrame, encode, encode_piece, read_pr
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import BadPiece, DealsDone, Notice, PeerRejected
-from p2pdist.relay.reactor import NodeAddress
 from p2pdist.relay.spans import Ring
+from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import Counts, TransferSpec
 
 GENERATION = 99

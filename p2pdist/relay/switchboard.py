@@ -1,0 +1,390 @@
+"""The data connections of a node: listening, dialling, handshakes, whole frames in, queued frames out, who is silent.
+
+Owned by the relay's thread. Knows nodes by their links and frames by their bounds, but no rules: what frames mean, and
+what to do when a node is lost, is told to its `Exchange`.
+"""
+
+import select
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2pdist.core.errors import P2PDistError, ProtocolError
+from p2pdist.relay.connection import ConnectionEnded
+from p2pdist.relay.frames import Kind, Prefix, encode_tag
+from p2pdist.relay.handshake import Handshake
+from p2pdist.relay.links import Link, LinkKey
+from p2pdist.relay.session import DIAL_SECONDS, HANDSHAKE_SECONDS, Phase, Session, TlsContexts
+from p2pdist.relay.transfer import Outgoing
+from p2pdist.telemetry.logging import get_logger
+
+_MAX_STRANGERS = 256
+log = get_logger("relay")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where a node of the fleet takes data connections: an IP address and a port."""
+
+    host: str
+    port: int
+
+
+class Exchange(Protocol):
+    """Who is told what happens on the connections."""
+
+    def frame(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview) -> None:
+        """A frame came from a node that proved itself; raises `ProtocolError` when it shouldn't have."""
+
+    def written(self, outgoing: Outgoing) -> None:
+        """The bytes of a piece have left."""
+
+    def lost(self, node: str) -> None:
+        """A node can't be reached, or stands still."""
+
+    def back(self, node: str) -> None:
+        """A node can be reached again."""
+
+    def owes(self, node: str) -> bool:
+        """Whether a node owes us an answer, so that its silence means something."""
+
+    def rejected(self, node: str, address: str, reason: str) -> None:
+        """A connection was closed for its peer's fault."""
+
+
+class Switchboard:
+    """All sockets of the relay's thread but its wake-up."""
+
+    def __init__(
+        self,
+        me: str,
+        listeners: Iterable[socket.socket],
+        tls: TlsContexts | None,
+        exchange: Exchange,
+        epoll: select.epoll,
+    ) -> None:
+        self._me = me
+        self._tls = tls
+        self._exchange = exchange
+        self._epoll = epoll
+        self._secrets: list[bytes] = []
+        self._nodes: dict[str, NodeAddress] = {}
+        self._kept: set[str] = set()
+        self._links: dict[LinkKey, Link] = {}
+        self._sessions: dict[int, Session] = {}
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._dirty: OrderedDict[int, Session] = OrderedDict()
+        self.peers = 0
+        for fd in self._listeners:
+            epoll.register(fd, select.EPOLLIN)
+
+    # Who there is.
+
+    def set_secrets(self, secrets: list[bytes]) -> None:
+        """The relay secrets that are valid, the one to prove with first."""
+        self._secrets = secrets
+
+    def set_nodes(self, nodes: dict[str, NodeAddress], keep: set[str]) -> None:
+        """Who holds a lease and where it listens; links to `keep` are held open. Others lose their connections."""
+        self._nodes, self._kept = nodes, keep
+        for session in list(self._sessions.values()):
+            node = session.node or session.dialled_node
+            if node and node not in nodes:
+                self._end(session, "its lease ended")
+        for key in [key for key in self._links if key.node not in nodes]:
+            del self._links[key]
+        for node in keep & nodes.keys():
+            self.ensure(LinkKey(node, False))
+
+    def is_kept(self, node: str) -> bool:
+        """Whether links to this node are held open: a tracker."""
+        return node in self._kept
+
+    def is_open(self, session: Session) -> bool:
+        """Whether a session still stands, ready for frames."""
+        return session.phase is Phase.READY and self._sessions.get(session.sock.fileno()) is session
+
+    # Sending.
+
+    def ensure(self, key: LinkKey) -> Link:
+        """The link of a node, dialling if it has no connection and its time has come."""
+        link = self._links.get(key)
+        if link is None:
+            link = self._links[key] = Link(key)
+        now = time.monotonic()
+        if link.session is None and link.dialling is None and link.may_dial(now):
+            self._dial(link, now)
+        return link
+
+    def send_along(self, key: LinkKey, item: Outgoing | bytes) -> None:
+        """Send to a node when its connection is there; it is lost when none can be had now."""
+        link = self.ensure(key)
+        if link.session is not None:
+            self._queue(link.session, item)
+        elif link.dialling is not None:
+            link.waiting.append(item)
+        else:
+            self._exchange.lost(key.node)
+
+    def reply(self, node: str, frame: bytes) -> None:
+        """Send a small frame over whatever connection there is; without one, the node has given us up."""
+        for secure in (False, True):
+            link = self._links.get(LinkKey(node, secure))
+            if link is not None and link.session is not None:
+                self._queue(link.session, frame)
+                return
+
+    def send(self, session: Session, frame: bytes) -> None:
+        """Send a small frame on a connection, if it still stands."""
+        if self.is_open(session):
+            self._queue(session, frame)
+
+    def drop_generation(self, generation: int) -> None:
+        """Forget what waits, in either direction, of a generation."""
+        for session in self._sessions.values():
+            session.parts.pop(generation, None)
+            if session.connection is not None:
+                session.connection.drop_generation(generation)
+
+    def sends_from(self, fd: int) -> bool:
+        """Whether a frame that is half sent is read from `fd`."""
+        return any(s.connection is not None and s.connection.sends_from(fd) for s in self._sessions.values())
+
+    def flush(self) -> Iterator[None]:
+        """Write what is queued; a step for each connection, after which more may have been queued."""
+        while self._dirty:
+            fd, session = self._dirty.popitem(last=False)
+            if self._sessions.get(fd) is not session:
+                continue
+            try:
+                if session.connection is not None and session.connection.has_output:
+                    session.connection.write()
+            except ConnectionEnded as ended:
+                self._end(session, str(ended))
+            else:
+                self._watch(fd, session)
+            yield
+
+    def _queue(self, session: Session, item: Outgoing | bytes) -> None:
+        assert session.connection is not None
+        if isinstance(item, bytes):
+            session.connection.queue_control(item)
+        else:
+            session.connection.queue_piece(item)
+        self._dirty[session.sock.fileno()] = session
+
+    def _watch(self, fd: int, session: Session) -> None:
+        wanted = session.wanted_events()
+        if wanted != session.events or session.phase is Phase.ENCRYPTING:
+            session.events = wanted
+            self._epoll.modify(fd, wanted)
+
+    # Readiness.
+
+    def ready(self, fd: int, mask: int, now: float) -> None:
+        """Epoll says that something can be done with `fd`."""
+        if fd in self._listeners:
+            self._accept(self._listeners[fd], now)
+            return
+        session = self._sessions.get(fd)
+        if session is None:
+            return
+        try:
+            if session.phase.value < Phase.GREETING.value:
+                session.advance()
+            elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                for prefix, meta, data in session.read():
+                    self._take(session, prefix, meta, data, now)
+                    if self._sessions.get(fd) is not session:
+                        return
+                if mask & select.EPOLLHUP and not mask & select.EPOLLIN:
+                    raise ConnectionEnded("hung up")
+            self._dirty[fd] = session
+        except ConnectionEnded as ended:
+            self._end(session, str(ended))
+        except ProtocolError as error:
+            self.reject(session, error)
+        except Exception as error:
+            # The handler of one connection: a bug that one peer can touch must not end the thread of all.
+            log.exception("relay_connection_failed", error, node=session.node)
+            self._end(session, "an error of ours, see the log")
+
+    def reject(self, session: Session, error: P2PDistError) -> None:
+        """Close a connection for its peer's fault, and say so."""
+        try:
+            address = str(session.sock.getpeername()[0])
+        except OSError:
+            address = "?"
+        log.warning("relay_peer_rejected", node=session.node, address=address, reason=str(error))
+        self._exchange.rejected(session.node, address, str(error))
+        self._end(session, str(error))
+
+    def _take(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview, now: float) -> None:
+        session.liveness.heard(now)
+        if session.phase is Phase.GREETING:
+            if session.greet(prefix.kind, meta):
+                self._greeted(session, now)
+        elif prefix.kind in (Kind.HELLO, Kind.PROOF):
+            raise ProtocolError(f"a {prefix.kind.name} frame after the handshake")
+        else:
+            self._exchange.frame(session, prefix, meta, data)
+
+    # Connections.
+
+    def _accept(self, listener: socket.socket, now: float) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("relay_accept_failed", reason=str(error))
+                return
+            strangers = sum(session.phase is not Phase.READY for session in self._sessions.values())
+            if not self._secrets or strangers >= _MAX_STRANGERS:
+                sock.close()
+                continue
+            self._add(sock, Phase.SNIFFING, now, None, False)
+
+    def _add(self, sock: socket.socket, phase: Phase, now: float, node: str | None, wants_tls: bool) -> Session:
+        sock.setblocking(False)
+        handshake = Handshake(self._me, self._secrets, node is not None, self._nodes.__contains__)
+        deadline = now + (DIAL_SECONDS if phase is Phase.DIALLING else HANDSHAKE_SECONDS)
+        session = Session(sock, phase, deadline, handshake, self._tls, self._exchange.written, node, wants_tls)
+        session.liveness.heard(now)
+        self._sessions[sock.fileno()] = session
+        session.events = session.wanted_events()
+        self._epoll.register(sock.fileno(), session.events)
+        return session
+
+    def _dial(self, link: Link, now: float) -> None:
+        address = self._nodes.get(link.key.node)
+        if address is None or not self._secrets:
+            link.failed(now)
+            return
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            log.warning("relay_dial_failed", node=link.key.node, reason=str(error))
+            link.failed(now)
+            return
+        sock.setblocking(False)
+        try:
+            sock.connect((address.host, address.port))
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError) as error:
+            sock.close()
+            log.debug("relay_dial_failed", node=link.key.node, reason=str(error))
+            link.failed(now)
+            return
+        link.dialling = self._add(sock, Phase.DIALLING, now, link.key.node, link.key.secure)
+
+    def _greeted(self, session: Session, now: float) -> None:
+        key = LinkKey(session.node, session.secure)
+        link = self._links.get(key)
+        if link is None:
+            link = self._links[key] = Link(key)
+        if link.dialling is session:
+            link.dialling = None
+        session.liveness.heard(now)
+        link.reached()
+        if link.session is not None:
+            link.spares.append(session)
+            return
+        link.session = session
+        self.peers += 1
+        for item in link.take_waiting():
+            self._queue(session, item)
+        self._exchange.back(session.node)
+
+    def _end(self, session: Session, reason: str) -> None:
+        """Close a connection; what waited for it goes to the heirs."""
+        fd = session.sock.fileno()
+        if self._sessions.get(fd) is not session:
+            return
+        del self._sessions[fd]
+        self._dirty.pop(fd, None)
+        self._epoll.unregister(fd)
+        session.close()
+        key = LinkKey(session.node or session.dialled_node or "", session.secure or session.wants_tls)
+        log.debug("relay_connection_ended", node=key.node, phase=session.phase.name.lower(), reason=reason)
+        link = self._links.get(key)
+        if link is None:
+            return
+        if session in link.spares:
+            link.spares.remove(session)
+            return
+        if link.dialling is session:
+            link.dialling = None
+            link.failed(time.monotonic())
+            if link.session is not None:
+                return
+        elif link.session is session:
+            self.peers -= 1
+            link.session = link.spares.pop(0) if link.spares else None
+            self.peers += link.session is not None
+        else:
+            return
+        link.waiting.clear()
+        self._exchange.lost(key.node)
+        if link.session is not None:
+            self._exchange.back(key.node)
+
+    # Time.
+
+    def needs_ticks(self, busy: bool) -> bool:
+        """Whether `tick` has something to watch; `busy`: there are relays, for which lost links are dialled again."""
+        return any(session.phase is not Phase.READY for session in self._sessions.values()) or any(
+            link.session is None and self._is_wanted(link, busy) for link in self._links.values()
+        )
+
+    def tick(self, now: float, busy: bool) -> None:
+        """End slow handshakes, dial lost links again, find out who stands still."""
+        for session in list(self._sessions.values()):
+            if session.phase is not Phase.READY and now > session.deadline:
+                self._end(session, "the handshake took too long")
+        for link in list(self._links.values()):
+            if link.session is not None:
+                self._check(link, link.session, now)
+            elif link.dialling is None and self._is_wanted(link, busy):
+                self.ensure(link.key)
+
+    def _is_wanted(self, link: Link, busy: bool) -> bool:
+        return link.key.node in self._nodes and (link.key.node in self._kept or busy)
+
+    def _check(self, link: Link, session: Session, now: float) -> None:
+        """Ask a silent peer that owes us something for a sign of life; it is lost when it gives none."""
+        if not self._exchange.owes(link.key.node):
+            session.owing = False
+            return
+        if not session.owing:
+            session.owing = True
+            session.liveness.owing_since(now)
+        connection = session.connection
+        assert connection is not None
+        if session.liveness.wants_ping(now):
+            session.liveness.pinged(now)
+            self._queue(session, encode_tag(Kind.PING, 0))
+        elif session.liveness.is_frozen(now, connection.unsent_bytes):
+            log.warning("relay_peer_frozen", node=link.key.node)
+            connection.take_queued()
+            self._exchange.lost(link.key.node)
+
+    def start_afresh(self, reason: str) -> None:
+        """Close all connections, and with them all that was queued."""
+        for session in list(self._sessions.values()):
+            if session.phase is Phase.READY:
+                self._end(session, reason)
+
+    def close(self) -> None:
+        """Close everything, without a word to anybody."""
+        for session in self._sessions.values():
+            session.close()
+        for listener in self._listeners.values():
+            listener.close()
+        self._sessions.clear()
