@@ -39,6 +39,7 @@ from p2pdist.wire.messages import (
     SizeIs,
     SwarmPlan,
     Welcome,
+    Working,
 )
 
 CONNECT_SECONDS = 10.0
@@ -69,11 +70,17 @@ class Listener(Protocol):
 
 @dataclass(slots=True)
 class _Question:
-    """A question that waits for its answer."""
+    """A question that waits for its answer; `patience` ends the wait, and moves when the tracker is still at it."""
 
     done: trio.Event
+    patience: trio.CancelScope
+    seconds: float
     answer: Answer | None = None
     error: P2PDistError | None = None
+
+    def wait_on(self) -> None:
+        """The tracker is at it: start counting anew."""
+        self.patience.deadline = trio.current_time() + self.seconds
 
 
 class ControlLink:
@@ -110,14 +117,18 @@ class ControlLink:
                 log.warning("tracker_too_slow", dropped=type(message).__name__)
 
     async def ask(self, build: Callable[[int], Message], seconds: float) -> Answer:
-        """Ask and wait; raises what the tracker answers as an error, and `Unavailable` when it can't answer in time."""
+        """Ask and wait; raises what the tracker answers as an error, and `Unavailable` when it can't answer.
+
+        That is when no connection stands, when it breaks, and when for `seconds` the tracker neither answers nor says
+        that it is still at it.
+        """
         if self._queue is None:
             raise Unavailable(f"the tracker {self.address} isn't connected: {self.last_error}")
         number, self._next_id = self._next_id, self._next_id % 0xFFFF_FFFE + 1
-        question = self._questions[number] = _Question(trio.Event())
+        question = self._questions[number] = _Question(trio.Event(), trio.move_on_after(seconds), seconds)
         try:
             self.say(build(number))
-            with trio.move_on_after(seconds):
+            with question.patience:
                 await question.done.wait()
         finally:
             del self._questions[number]
@@ -221,6 +232,9 @@ class ControlLink:
                     if isinstance(message, RelayPlan):
                         self._listener.message(message)
                     self._settle(id_, message, None)
+                case Working(id_):
+                    if id_ in self._questions:
+                        self._questions[id_].wait_on()
                 case Failed(id_, code, status, text):
                     self._settle(id_, None, error_of(code, status, text))
                 case _:

@@ -233,6 +233,12 @@ class SizeIs(Message, frozen=True):
     size_bytes: Size
 
 
+class Working(Message, frozen=True):
+    """A question isn't forgotten: its answer takes longer, because an origin does. Whoever asked waits on."""
+
+    id: Number
+
+
 class Failed(Message, frozen=True):
     """The answer to anything that can't be done: an OCI error code, the HTTP status for it, and a sentence."""
 
@@ -318,6 +324,7 @@ FromTracker = (
     | Table
     | ManifestIs
     | SizeIs
+    | Working
     | Failed
     | RelayPlan
     | SwarmPlan
