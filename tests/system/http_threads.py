@@ -53,13 +53,13 @@ class ServerThread:
     def __init__(
         self, listener: socket.socket, handler: Callable[..., Handler], context: ssl.SSLContext | None = None
     ) -> None:
-        self._server = ThreadingHTTPServer(listener.getsockname()[:2], handler, bind_and_activate=False)
+        host, port = listener.getsockname()[:2]
+        self._server = ThreadingHTTPServer((host, port), handler, bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = context.wrap_socket(listener, server_side=True) if context else listener
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="test HTTP server")
-        scheme = "https" if context else "http"
-        self.url = f"{scheme}://{with_port(*listener.getsockname()[:2])}"
+        self.url = f"{'https' if context else 'http'}://{with_port(host, port)}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -69,6 +69,7 @@ def test_status_tells_what_the_metrics_count(origin_and_fleet: tuple[Registry, F
     pull(second, REPOSITORY, "status", made)
     for agent in fleet.agents:
         seen, received = status(agent), agent.received()
+        assert received.total >= made.blob_bytes
         assert isinstance(seen["bytes"], dict)
         counted = {source: seen["bytes"][source] for source in ("relay", "dealt", "swarm", "origin")}
         assert counted == {
@@ -82,5 +83,4 @@ def test_status_tells_what_the_metrics_count(origin_and_fleet: tuple[Registry, F
         assert isinstance(seen["blobs"], dict)
         assert seen["blobs"]["count"] == agent.blobs_held()
         assert seen["name"] == agent.name
-    assert second.received().swarm == made.blob_bytes
     assert "connected" in p2pdist("status", "--admin", second.admin_address)
