@@ -1,13 +1,16 @@
 """How an agent that wants a blob gets it: which of relay and swarm, and where the relay's bytes come from. Pure.
 
 Push what many want now, pull what somebody needs later (design.md, decision 1). While a blob is being dealt, whoever
-comes joins its relay: joining costs the tracker nothing but a new epoch, and members fill what was dealt before. Once
-agents hold it, they give it by swarm and the tracker deals nothing. Private blobs don't swarm until there are encrypted
-torrents; they are relayed anew, from the tracker's store if it has them.
+comes joins its relay: joining costs the tracker nothing but a new epoch, and members fill what was dealt before. Once an
+agent holds it, everything has been dealt: holders give it by swarm and the tracker deals nothing. Only a small blob whose
+relay hasn't ended is joined still: a fill needs no new connections, which is most of what a small torrent costs. Private
+blobs don't swarm until there are encrypted torrents; they are relayed anew, from the tracker's store if it has them.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
+
+SMALL_BYTES = 1 << 20
 
 
 class Way(Enum):
@@ -27,6 +30,7 @@ class Situation:
     dealt_not_ended: bool
     holders: int
     metainfo_known: bool
+    size_bytes: int
     private: bool
     in_store: bool
 
@@ -34,10 +38,9 @@ class Situation:
 def choose(situation: Situation) -> Way:
     """The way that the next agent takes."""
     can_swarm = situation.holders > 0 and situation.metainfo_known and not situation.private
-    if situation.being_dealt:
-        return Way.JOIN_RELAY
-    if can_swarm:
+    live = situation.being_dealt or situation.dealt_not_ended
+    if can_swarm and not (live and situation.size_bytes <= SMALL_BYTES):
         return Way.SWARM
-    if situation.dealt_not_ended:
+    if live:
         return Way.JOIN_RELAY
     return Way.RELAY_FROM_STORE if situation.in_store else Way.RELAY_FROM_ORIGIN

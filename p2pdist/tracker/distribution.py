@@ -132,6 +132,7 @@ class Distribution:
             dealt_not_ended=live is not None and live.generation.stage is Stage.DEALT,
             holders=len(holders),
             metainfo_known=self._metainfo(digest, live, record) is not None,
+            size_bytes=live.generation.layout.size_bytes if live else record.size_bytes if record else 0,
             private=live.generation.private if live else bool(record and record.private),
             in_store=self._store.has(digest) and record is not None and record.metainfo is not None,
         )
