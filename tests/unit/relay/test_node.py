@@ -205,6 +205,10 @@ class Stranger:
             kind, meta = self.frame()
             self.sock.sendall(self.handshake.receive(kind, memoryview(meta)))
 
+    def greeted(self) -> "Stranger":
+        self.greet()
+        return self
+
     def frame(self) -> tuple[Kind, bytes]:
         prefix = read_prefix(bytearray(self.exactly(8)), 0)
         return prefix.kind, self.exactly(prefix.meta_bytes + prefix.data_bytes)
@@ -224,6 +228,33 @@ class Stranger:
                 self.exactly(1)
         except (EOFError, ConnectionResetError):
             return True
+
+
+def test_a_member_that_freezes_loses_its_span_and_locks_nobody() -> None:
+    """A peer that shook hands, holds its connections open and never says another word."""
+    with fleet_of(2, 3 << 20, 32768) as fleet:
+        listener = fleet.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        fleet.addresses["frozen"] = NodeAddress("127.0.0.1", listener.getsockname()[1])
+        fleet.announce()
+        held = [
+            fleet.stack.enter_context(closing(Stranger(fleet.addresses[name], "frozen", SECRET).greeted().sock))
+            for name in ("tracker", "n0", "n1")
+        ]
+        assert len(held) == 3
+        ring = Ring(1, ["n0", "frozen", "n1"], "tracker")
+        fleet.open("tracker", fleet.data)
+        for name in fleet.names:
+            fleet.open(name)
+            fleet.nodes[name].add_ring(GENERATION, ring)
+        dealer = fleet.nodes["tracker"]
+        dealer.start_dealing(GENERATION, ring)
+        dealer.deal(GENERATION, fleet.vouched())
+        dealer.watch(GENERATION)
+        for name in fleet.names:
+            assert fleet.files[name].whole.wait(WAIT_SECONDS)
+            assert fleet.files[name].content() == fleet.data
+        fleet.await_notice("tracker", lambda notice: isinstance(notice, DealsDone))
+        assert dealer.takeovers > 0
 
 
 @pytest.mark.parametrize(("name", "secret"), [("unknown", SECRET), ("n1", b"x" * 32)])
