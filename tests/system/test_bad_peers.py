@@ -3,6 +3,7 @@
 import json
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import trustme
 
 from p2pdist.pki.errors import JoinRefused
+from p2pdist.wire.messages import VERSION, Hello, encode
 from simulations.processes import poll_until
 from tests.system.daemons import Agent, Tracker
 from tests.system.fetches import get
@@ -137,6 +139,53 @@ def test_a_certificate_of_another_ca_is_not_even_greeted(started: Tracker) -> No
     assert b"Greeting" in greeting(started, context)
     trustme.CA().issue_cert("agent.example").configure_cert(context)
     assert greeting(started, context) == b""
+
+
+# Those who belong, and misbehave.
+
+
+def leased_connection(tracker: Tracker, agent: Agent) -> ssl.SSLSocket:
+    """A control connection with an agent's own certificate and a right Hello, greeted and welcomed."""
+    identity = agent.state_dir / "identity"
+    context = unverifying()
+    context.load_cert_chain(identity / "agent.pem", identity / "agent.key")
+    plain = socket.create_connection(("127.0.0.1", tracker.control_port), CLOSED_SECONDS)
+    connection = context.wrap_socket(plain)
+    node = agent.status()["node_id"]
+    hello = Hello(VERSION, (), "test", node, agent.name, "", "", 1, "", 1)
+    connection.sendall(framed(encode(hello)))
+    received = b""
+    while b"Welcome" not in received:
+        part = connection.recv(65536)
+        assert part, f"no welcome: {received!r}"
+        received += part
+    return connection
+
+
+def framed(frame: bytes) -> bytes:
+    return len(frame).to_bytes(4, "big") + frame
+
+
+@pytest.mark.parametrize("what", [*FRAMES, "a reset"])
+def test_a_leased_peer_that_misbehaves_loses_only_its_own_connection(
+    what: str, started: Tracker, new_agent: Callable[..., Agent]
+) -> None:
+    token = started.join_token(uses=2)
+    good, bad = new_agent(token), new_agent(token)
+    for agent in (good, bad):
+        agent.start()
+        agent.wait_ready()
+    connects = good.metric("p2pdist_agent_tracker_connects_total")
+    with leased_connection(started, bad) as connection:
+        if what == "a reset":
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            connection.sendall(FRAMES[what])
+            read_to_end(connection)
+    started.process.wait_until(
+        lambda: bad.is_ready() and leased(started) == 2, "the agent whose place was taken is back", 20
+    )
+    assert good.metric("p2pdist_agent_tracker_connects_total") == connects
 
 
 # Joining.
