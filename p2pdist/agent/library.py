@@ -7,23 +7,26 @@ store, by a pull, which ends at the origin if need be.
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
+from p2pdist.agent.arrival import Means, Wanted
 from p2pdist.agent.content import BlobView, ManifestContent
-from p2pdist.agent.pull import Means, Pull, Wanted
+from p2pdist.agent.pull import Pull
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import ProtocolError
+from p2pdist.core.errors import BlobUnknown, ProtocolError, StoreError, Unavailable
 from p2pdist.oci.errors import ManifestInvalid
 from p2pdist.oci.manifest import parse_manifest
 from p2pdist.oci.reference import Tag
-from p2pdist.store import CommittedBlob
+from p2pdist.store import BlobStore, BlobUnverified, CommittedBlob
+from p2pdist.store.errors import BlobDiscarded
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.wire.messages import ManifestIs, ManifestWanted, SizeIs, SizeWanted
 
 MANIFEST_SECONDS = 20.0
 _REMEMBERED_SIZES = 100_000
+_TRIES = 3
 log = get_logger("agent.library")
 
 
@@ -58,16 +61,28 @@ class _Growing:
         return self._partial.committed
 
     async def available(self, offset: int) -> int:
-        """See `BlobView`."""
+        """See `BlobView`. A pull that has failed shows nothing more, whatever has come: its bytes may be wrong."""
         while True:
             if self.committed:
                 return self.size_bytes
+            if self._pull.error is not None:
+                raise self._pull.error
             end = min(self._partial.available_from(offset), self._shown)
             if end > offset:
                 return end
-            if self._pull.error is not None:
-                raise self._pull.error
             await self._pull.progress.wait()
+
+
+@asynccontextmanager
+async def opened(store: BlobStore, digest: Digest) -> AsyncIterator[CommittedBlob]:
+    """`BlobStore.committed` without the disk's time on the loop: opening and closing happen in worker threads."""
+    context = store.committed(digest)
+    blob = await trio.to_thread.run_sync(context.__enter__)
+    try:
+        yield blob
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(context.__exit__, None, None, None)
 
 
 class Library:
@@ -79,16 +94,24 @@ class Library:
         self._upstreams: tuple[str, ...] = ()
         self._pulls: dict[Digest, Pull] = {}
         self._sizes: OrderedDict[Digest, int] = OrderedDict()
-        self.came = {"swarm": 0, "origin": 0, "store": 0}
+        self._verifying: dict[Digest, trio.Event] = {}
+        self._past_swarm_bytes = 0
+        self._past_origin_bytes = 0
 
     @property
     def pulls(self) -> Collection[Pull]:
         """The pulls under way."""
         return self._pulls.values()
 
-    def pull_of(self, digest: Digest) -> Pull | None:
-        """The pull of a blob, if one is under way."""
-        return self._pulls.get(digest)
+    @property
+    def swarm_bytes(self) -> int:
+        """Payload bytes that came by swarm, over all pulls."""
+        return self._past_swarm_bytes + sum(pull.swarm_bytes for pull in self._pulls.values())
+
+    @property
+    def origin_bytes(self) -> int:
+        """Payload bytes that came from origins, over all pulls."""
+        return self._past_origin_bytes + sum(pull.origin_bytes for pull in self._pulls.values())
 
     # Content.
 
@@ -119,30 +142,68 @@ class Library:
             raise ManifestInvalid(f"asked for the manifest {reference}, the tracker gave {content.digest}")
         self._learn(content.body, content.media_type, content.digest)
         private = answer.private
-        await trio.to_thread.run_sync(
-            lambda: store.put_manifest(
-                content.digest, content.media_type, content.body, upstream, repository, private=private
+        try:
+            await trio.to_thread.run_sync(
+                lambda: store.put_manifest(
+                    content.digest, content.media_type, content.body, upstream, repository, private=private
+                )
             )
-        )
+        except StoreError as error:
+            log.warning("manifest_not_kept", digest=content.digest, reason=str(error))
         return content
 
     @asynccontextmanager
     async def blob(self, upstream: str, repository: str, digest: Digest) -> AsyncIterator[BlobView]:
         """See `Content.blob`."""
-        store = self._means.store
-        if not store.has(digest) and digest not in self._pulls and digest in store.unverified():
-            await trio.to_thread.run_sync(store.verify, digest)
-        if store.has(digest):
-            with store.committed(digest) as whole:
-                yield _Whole(whole)
-            return
+        async with AsyncExitStack() as stack:
+            view: BlobView | None = None
+            for _ in range(_TRIES):
+                view = await self._view(upstream, repository, digest, stack)
+                if view is not None:
+                    break
+            if view is None:
+                raise Unavailable(f"{digest} goes from the store as fast as it comes; raise [store] quota")
+            yield view
+
+    async def _view(self, upstream: str, repository: str, digest: Digest, stack: AsyncExitStack) -> BlobView | None:
+        """A view that is entered into `stack`; None when the blob came or went at this very moment."""
+        if await self.holds(digest):
+            try:
+                return _Whole(await stack.enter_async_context(opened(self._means.store, digest)))
+            except (BlobUnknown, BlobUnverified):
+                return None
         pull = self.want(upstream, repository, digest)
         while pull.partial is None and not pull.done:
             await pull.progress.wait()
-        if pull.partial is None or (pull.error is not None and pull.partial.discarded):
-            raise pull.error or ProtocolError(f"the pull of {digest} ended without a word")
-        with pull.partial.held() as fd:
-            yield _Growing(pull, fd)
+        if pull.error is not None:
+            raise pull.error
+        try:
+            return _Growing(pull, stack.enter_context(pull.partial.held())) if pull.partial is not None else None
+        except BlobDiscarded:
+            return None
+
+    async def holds(self, digest: Digest) -> bool:
+        """Whether the blob is here; one that outlived a crash of the host is verified first, once for all who ask.
+
+        Raises `StoreError` when it can't be read.
+        """
+        store = self._means.store
+        while not store.has(digest) and digest not in self._pulls and digest in store.unverified():
+            under_way = self._verifying.get(digest)
+            if under_way is not None:
+                await under_way.wait()
+                continue
+            done = self._verifying[digest] = trio.Event()
+            try:
+                if not await trio.to_thread.run_sync(store.verify, digest):
+                    self._means.metrics.quarantined.inc()
+                    log.error("blob_quarantined", digest=digest, reason="it was damaged when the host went down")
+            except BlobUnknown:
+                return False
+            finally:
+                del self._verifying[digest]
+                done.set()
+        return store.has(digest)
 
     async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
         """See `Content.blob_size`."""
@@ -175,8 +236,8 @@ class Library:
             await pull.run()
         finally:
             del self._pulls[pull.wanted.digest]
-            self.came["swarm"] += pull.came.swarm_bytes
-            self.came["origin"] += pull.came.origin_bytes
+            self._past_swarm_bytes += pull.swarm_bytes
+            self._past_origin_bytes += pull.origin_bytes
 
     def _learn(self, body: bytes, media_type: str, digest: Digest) -> None:
         for blob in parse_manifest(body, media_type, digest).blobs:

@@ -2,17 +2,19 @@
 
 Lives on the trio thread. Keeps the tracker's table, since epochs are bitmaps over its slots, and one `Membership` a
 generation, which lasts until the tracker ends the generation: also after the blob is here, because others may still
-need what we have.
+need what we have. A bitmap means the table as it is when it arrives (a slot that is free is given to the next who
+comes), so it becomes a ring at once, even while there is no file yet to take part with.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import P2PDistError, ProtocolError
+from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.node import RelayNode, Ticket
-from p2pdist.relay.notices import BadPiece, Notice, PeerRejected, TransferFailed
+from p2pdist.relay.notices import BadPiece, Notice, TransferFailed
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import TransferSpec
@@ -20,14 +22,16 @@ from p2pdist.store import PartialBlob
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.telemetry.metrics import BadPiece as BadPieceReason
-from p2pdist.wire.messages import Dealt, Ended, Epoch, Fill, Member, RelayPlan, Table, slots_of
+from p2pdist.wire.messages import Dealt, Ended, Epoch, Fill, Lacking, Left, Member, Message, RelayPlan, Table, slots_of
 
+_KEPT_STEPS = 256
+_REASON_CHARACTERS = 1000
 log = get_logger("agent.relays")
 
 
 @dataclass(slots=True)
 class Totals:
-    """Payload bytes over all relays that have ended."""
+    """Payload bytes over all relays, ended or not."""
 
     relayed_bytes: int = 0
     dealt_bytes: int = 0
@@ -35,7 +39,7 @@ class Totals:
     duplicate_bytes: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Membership:
     """Our part in one generation; `wake` is called when the tracker or the relay's thread said something of it."""
 
@@ -49,18 +53,39 @@ class Membership:
     failure: P2PDistError | None = None
 
 
-class Relays:
-    """All memberships of this agent."""
+@dataclass(slots=True)
+class _Planned:
+    """A generation that we were told to take part in and haven't entered yet, and what was said of it since.
 
-    def __init__(self, node: str, relay: RelayNode, metrics: AgentMetrics, on_addresses: Callable[[], None]) -> None:
+    Of more than `_KEPT_STEPS` the oldest go: a member that lacks an epoch asks for the pieces that it misses.
+    """
+
+    layout: PieceLayout
+    steps: deque[Callable[[], None]] = field(default_factory=lambda: deque(maxlen=_KEPT_STEPS))
+    dealt: bool = False
+    ended: Ended | None = None
+
+
+class Relays:
+    """All memberships of this agent; `say` queues a message for the tracker."""
+
+    def __init__(
+        self,
+        node: str,
+        relay: RelayNode,
+        metrics: AgentMetrics,
+        say: Callable[[Message], None],
+        on_addresses: Callable[[], None],
+    ) -> None:
         self._node = node
         self._relay = relay
         self._metrics = metrics
+        self._say = say
         self._on_addresses = on_addresses
         self._members: dict[int, Member] = {}
         self._tracker: tuple[str, NodeAddress] | None = None
         self._memberships: dict[int, Membership] = {}
-        self._early: dict[int, list[Epoch | Fill | Dealt]] = {}
+        self._planned: dict[int, _Planned] = {}
         self._past = Totals()
 
     # The table.
@@ -94,15 +119,23 @@ class Relays:
         """The addresses that swarm peers may come from."""
         return {member.swarm.host for member in self._members.values()}
 
-    @property
-    def fleet_size(self) -> int:
-        """How many agents hold a lease, as far as we know."""
-        return len(self._members)
-
     # Taking part.
 
+    def plan(self, plan: RelayPlan) -> None:
+        """The tracker wants us in a relay, which somebody will `enter` or `decline`; raises `P2PDistError` for a plan
+        that means nothing.
+        """
+        ring = self._ring(plan.epoch, plan.members, plan.dealer)
+        if plan.generation not in self._memberships:
+            layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
+            self._planned.setdefault(plan.generation, _Planned(layout))
+        self._step(plan.generation, lambda: self._relay.add_ring(plan.generation, ring))
+
     def enter(self, plan: RelayPlan, partial: PartialBlob, wake: Callable[[], None]) -> Membership:
-        """Take part in the relay that the tracker planned; raises `ProtocolError` when it doesn't fit the blob."""
+        """Take part in a relay that was planned; again does nothing.
+
+        Raises `ProtocolError` when it doesn't fit the blob, `Unavailable` when no descriptor is left.
+        """
         layout = partial.layout
         if (plan.size_bytes, plan.piece_bytes) != (layout.size_bytes, layout.piece_bytes):
             raise ProtocolError(
@@ -110,36 +143,71 @@ class Relays:
                 f" has {layout.size_bytes} in pieces of {layout.piece_bytes}"
             )
         membership = self._memberships.get(plan.generation)
-        if membership is None:
+        if membership is not None:
+            membership.wake = wake
+            return membership
+        try:
             spec = TransferSpec(plan.generation, partial.digest, layout, partial, plan.private, plan.fan)
             ticket = self._relay.open(spec)
-            membership = Membership(plan.generation, partial.digest, ticket, layout, wake)
-            self._memberships[plan.generation] = membership
-        self._epoch(Epoch(plan.generation, plan.epoch, plan.members, plan.dealer))
-        for message in self._early.pop(plan.generation, ()):
-            self.message(message)
+        except OSError as error:
+            raise Unavailable(f"can't relay {partial.digest}: {error.strerror}; raise LimitNOFILE") from error
+        membership = Membership(plan.generation, partial.digest, ticket, layout, wake)
+        self._memberships[plan.generation] = membership
+        planned = self._planned.pop(plan.generation, None)
+        if planned is not None:
+            for step in planned.steps:
+                step()
+            membership.dealt = planned.dealt
+            if planned.ended is not None:
+                self._end(membership, planned.ended)
         return membership
 
+    def decline(self, generation: int, reason: str) -> None:
+        """Don't take part in what was planned, and tell the tracker."""
+        self._planned.pop(generation, None)
+        if generation not in self._memberships:
+            self._say(Left(generation, reason[:_REASON_CHARACTERS]))
+
+    def abandon(self, membership: Membership, reason: str) -> None:
+        """Take no part any more, and tell the tracker."""
+        if membership.generation in self._memberships:
+            self._say(Left(membership.generation, reason[:_REASON_CHARACTERS]))
+            self._end(membership, Ended(membership.generation))
+
+    def reconnected(self) -> None:
+        """Ask after every generation: a tracker that restarted knows none of them and says so, and nobody else ever
+        would end them.
+        """
+        for membership in list(self._memberships.values()):
+            nothing = PieceSet(membership.layout.count).to_bytes()
+            self._say(Lacking(membership.generation, nothing))
+
     def message(self, message: Epoch | Fill | Dealt | Ended) -> None:
-        """What the tracker says of a generation; what comes before `enter` waits for it."""
-        membership = self._memberships.get(message.generation)
-        if isinstance(message, Ended):
-            self._early.pop(message.generation, None)
-            if membership is not None:
-                self._end(membership, message)
-            return
-        if membership is None:
-            self._early.setdefault(message.generation, []).append(message)
+        """What the tracker says of a generation; nothing happens for one that we have no part in.
+
+        Raises `P2PDistError` for a message that means nothing.
+        """
+        generation = message.generation
+        part = self._memberships.get(generation) or self._planned.get(generation)
+        if part is None:
             return
         match message:
-            case Epoch():
-                self._epoch(message)
-            case Fill(generation, epoch, members, pieces):
-                wanted = PieceSet.from_bytes(membership.layout.count, pieces)
-                self._relay.start_fill(generation, self._ring(epoch, members, self._node), wanted)
+            case Epoch(_, epoch, members, dealer):
+                ring = self._ring(epoch, members, dealer)
+                self._step(generation, lambda: self._relay.add_ring(generation, ring))
+            case Fill(_, epoch, members, pieces):
+                wanted = [*PieceSet.from_bytes(part.layout.count, pieces)]
+                ring = self._ring(epoch, members, self._node)
+                self._step(generation, lambda: self._relay.start_fill(generation, ring, wanted))
             case Dealt():
-                membership.dealt = True
-                membership.wake()
+                part.dealt = True
+            case Ended():
+                if isinstance(part, Membership):
+                    self._end(part, message)
+                else:
+                    part.ended = message
+        if isinstance(part, Membership):
+            part.wake()
 
     def notice(self, notice: Notice) -> None:
         """Something happened in the relay's thread."""
@@ -148,22 +216,17 @@ class Relays:
                 membership = self._memberships.get(generation)
                 if membership is not None:
                     membership.failure = error
-                    membership.wake()
+                    self.abandon(membership, str(error))
             case BadPiece(_, node, index, reason):
                 self._metrics.bad_pieces.labels(BadPieceReason.HASH).inc()
                 log.warning("bad_piece", node=node, piece=index, reason=reason)
-            case PeerRejected():
-                pass
 
-    def abandon(self, membership: Membership) -> None:
-        """Take no part any more, without the tracker's word."""
-        self._end(membership, Ended(membership.generation))
+    # Figures.
 
     def totals(self) -> Totals:
         """Payload bytes over all relays, ended or not."""
-        totals = Totals(
-            self._past.relayed_bytes, self._past.dealt_bytes, self._past.sent_bytes, self._past.duplicate_bytes
-        )
+        past = self._past
+        totals = Totals(past.relayed_bytes, past.dealt_bytes, past.sent_bytes, past.duplicate_bytes)
         for membership in self._memberships.values():
             _add(totals, membership)
         return totals
@@ -173,6 +236,16 @@ class Relays:
         """How many relays we are a member of."""
         return len(self._memberships)
 
+    # Inside.
+
+    def _step(self, generation: int, step: Callable[[], None]) -> None:
+        """Do it, or keep it for the moment when we enter."""
+        planned = self._planned.get(generation)
+        if planned is None:
+            step()
+        else:
+            planned.steps.append(step)
+
     def _end(self, membership: Membership, ended: Ended) -> None:
         if self._memberships.pop(membership.generation, None) is None:
             return
@@ -180,9 +253,6 @@ class Relays:
         _add(self._past, membership)
         membership.ended = ended
         membership.wake()
-
-    def _epoch(self, epoch: Epoch) -> None:
-        self._relay.add_ring(epoch.generation, self._ring(epoch.epoch, epoch.members, epoch.dealer))
 
     def _ring(self, epoch: int, bitmap: bytes, dealer: str) -> Ring:
         slots = slots_of(bitmap)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import ProtocolError
+from p2pdist.core.pieces import PieceSet
 from p2pdist.oci.origin import OriginClient
 from p2pdist.store import PartialBlob
 
-Begin = Callable[[int], PartialBlob]
+WORTH_A_REQUEST_BYTES = 256 * 1024
+"""Pieces that are here between two gaps are fetched again when they are shorter than what a request costs."""
 
 
 class _Pieces:
@@ -29,7 +31,8 @@ class _Pieces:
         layout = self._partial.layout
         while data:
             if self._next >= layout.count:
-                raise ProtocolError(f"the origin sends more than the {layout.size_bytes} bytes of a blob")
+                digest = self._partial.digest
+                raise ProtocolError(f"the origin sends more than the {layout.size_bytes} bytes of {digest}")
             wanted = layout.length(self._next) - len(self._piece)
             self._piece += data[:wanted]
             data = data[wanted:]
@@ -43,47 +46,74 @@ async def rescue(
     client: OriginClient,
     repository: str,
     digest: Digest,
-    partial: PartialBlob | None,
-    begin: Begin,
+    partial: Callable[[], PartialBlob | None],
+    begin: Callable[[int], None],
     count_bytes: Callable[[int], None],
-) -> PartialBlob:
-    """Fetch what `partial` lacks, or all of a blob of which nothing is here yet, which `begin` then makes room for.
+    on_private: Callable[[], None],
+) -> None:
+    """Fetch what `partial()` lacks; nothing is here yet while it is None, and `begin(size_bytes)` then makes room.
 
-    Raises what `OriginClient.blob` raises, and `StoreError`.
+    `begin`, `count_bytes` and `on_private` (the origin wanted our credentials) are called in a worker thread. Raises
+    what `OriginClient.blob` raises, `ProtocolError` when the origin gives the blob another size, and `StoreError`.
     """
-    if partial is None:
-        partial = await _whole(client, repository, digest, begin, count_bytes)
-    for first, last in _runs(partial):
-        layout = partial.layout
-        pieces = _Pieces(partial, first, count_bytes)
-        end = layout.offset(last) + layout.length(last)
-        await client.blob(repository, digest, pieces.feed, offset=layout.offset(first), end=end)
-    return partial
+    if partial() is None:
+        await _whole(client, repository, digest, partial, begin, count_bytes, on_private)
+        return
+    arriving = _begun(partial, digest)
+    layout = arriving.layout
+
+    def on_size(size_bytes: int) -> None:
+        if size_bytes != layout.size_bytes:
+            raise ProtocolError(f"the origin gives {digest} {size_bytes} bytes, the tracker {layout.size_bytes}")
+
+    for first, last in gaps(lambda: arriving.pieces, max(1, WORTH_A_REQUEST_BYTES // layout.piece_bytes)):
+        pieces = _Pieces(arriving, first, count_bytes)
+        start, end = layout.offset(first), layout.offset(last) + layout.length(last)
+        await client.blob(
+            repository, digest, pieces.feed, on_size=on_size, on_private=on_private, offset=start, end=end
+        )
 
 
 async def _whole(
-    client: OriginClient, repository: str, digest: Digest, begin: Begin, count_bytes: Callable[[int], None]
-) -> PartialBlob:
-    begun: list[tuple[PartialBlob, _Pieces]] = []
+    client: OriginClient,
+    repository: str,
+    digest: Digest,
+    partial: Callable[[], PartialBlob | None],
+    begin: Callable[[int], None],
+    count_bytes: Callable[[int], None],
+    on_private: Callable[[], None],
+) -> None:
+    begun: list[_Pieces] = []
 
     def on_size(size_bytes: int) -> None:
-        partial = begin(size_bytes)
-        begun.append((partial, _Pieces(partial, 0, count_bytes)))
+        begin(size_bytes)
+        begun.append(_Pieces(_begun(partial, digest), 0, count_bytes))
 
-    await client.blob(repository, digest, lambda data: begun[0][1].feed(data), on_size=on_size)
-    return begun[0][0]
+    await client.blob(repository, digest, lambda data: begun[0].feed(data), on_size=on_size, on_private=on_private)
 
 
-def _runs(partial: PartialBlob) -> Iterator[tuple[int, int]]:
-    """First and last piece of each gap, looked for anew after each: others may fill them meanwhile."""
+def _begun(partial: Callable[[], PartialBlob | None], digest: Digest) -> PartialBlob:
+    found = partial()
+    if found is None:
+        raise ProtocolError(f"the origin gave no size for {digest}")
+    return found
+
+
+def gaps(pieces: Callable[[], PieceSet], small: int) -> Iterator[tuple[int, int]]:
+    """First and last piece of each gap, looked for anew after each, since others may fill them meanwhile.
+
+    Gaps with fewer than `small` pieces between them are taken together.
+    """
     at = 0
-    count = partial.layout.count
-    while at < count:
-        if partial.has(at):
-            at += 1
-            continue
-        last = at
-        while last + 1 < count and not partial.has(last + 1):
-            last += 1
-        yield at, last
+    while True:
+        have = pieces()
+        missing = [index for index in have.missing() if index >= at]
+        if not missing:
+            return
+        first = last = missing[0]
+        for index in missing[1:]:
+            if index - last > small:
+                break
+            last = index
+        yield first, last
         at = last + 1

@@ -2,18 +2,24 @@
 
 While the tracker is there, its word counts: it ends a relay that can't go on, so a relay that merely stands still is
 waited for, and only pieces that are overdue are asked for again. Without the tracker the relay and the swarm finish
-what they can; when nothing has come for a while, the rest is fetched from the origin (design.md, decision 7).
+what they can; when nothing has come for a while, the rest is fetched from the origin (design.md, decision 7). Nothing
+is waited for without a limit: a tracker that beats but brings nothing for a minute isn't believed any more.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, P2PDistError, StoreError, Unavailable
+
 OVERDUE_SECONDS = 1.0
 ORPHAN_SECONDS = 3.0
+STALLED_SECONDS = 60.0
 SWARM_IDLE_SECONDS = 5.0
 SWARM_TRIES = 2
 LACKING_TRIES = 8
+FRUITLESS_TRIES = 5
 JOIN_SECONDS = 15.0
+GAP_PIECES = 16
 
 
 class Way(Enum):
@@ -34,7 +40,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How a way is doing. `overdue_seconds`: for how long pieces before the newest one have been missing."""
+    """How a way is doing.
+
+    `overdue_seconds`: for how long pieces before the newest one have been missing. `fruitless`: how many ways in a row
+    before this one brought nothing.
+    """
 
     way: Way
     connected: bool
@@ -42,7 +52,7 @@ class Progress:
     overdue_seconds: float = 0.0
     said_lacking_seconds_ago: float | None = None
     lacking_tries: int = 0
-    swarm_tries: int = 0
+    fruitless: int = 0
 
 
 def judge(progress: Progress) -> Verdict:
@@ -52,7 +62,9 @@ def judge(progress: Progress) -> Verdict:
     if progress.way is Way.SWARM:
         if progress.idle_seconds < SWARM_IDLE_SECONDS:
             return Verdict.WAIT
-        return Verdict.ASK_AGAIN if progress.swarm_tries < SWARM_TRIES else Verdict.RESCUE
+        return Verdict.ASK_AGAIN if progress.fruitless < SWARM_TRIES else Verdict.RESCUE
+    if progress.idle_seconds >= STALLED_SECONDS:
+        return Verdict.RESCUE
     if progress.overdue_seconds < OVERDUE_SECONDS:
         return Verdict.WAIT
     if progress.lacking_tries >= LACKING_TRIES and progress.idle_seconds >= ORPHAN_SECONDS:
@@ -61,6 +73,59 @@ def judge(progress: Progress) -> Verdict:
     return Verdict.SAY_LACKING if ago is None or ago >= OVERDUE_SECONDS else Verdict.WAIT
 
 
-def may_rescue(code: str) -> bool:
-    """Whether the origin is worth asking after the tracker failed with this OCI code: not after a clear no."""
-    return code not in ("BLOB_UNKNOWN", "NAME_UNKNOWN", "DENIED", "UNAUTHORIZED", "DIGEST_INVALID", "UNSUPPORTED")
+def grace_seconds(down_seconds: float) -> float:
+    """How long a pull still waits for a tracker that has been gone for `down_seconds`, before it asks the origin.
+
+    A tracker that restarts is back within a second or two; a fleet that doesn't wait for it stampedes the origin.
+    """
+    return max(0.0, ORPHAN_SECONDS - down_seconds)
+
+
+_FINAL = (NotFound, Denied, DigestInvalid)
+_FINAL_CODES = frozenset({"BLOB_UNKNOWN", "NAME_UNKNOWN", "DENIED", "UNAUTHORIZED", "DIGEST_INVALID", "UNSUPPORTED"})
+
+
+def may_rescue(error: P2PDistError) -> bool:
+    """Whether the origin is worth asking after this error: not after a clear no, nor when our own disk is the matter.
+
+    A torrent's trouble with its file (`Unavailable` by its code) isn't the disk's for sure, so it doesn't count.
+    """
+    if isinstance(error, StoreError) and error.oci_code != Unavailable.oci_code:
+        return False
+    return not isinstance(error, (*_FINAL, InvalidInput)) and error.oci_code not in _FINAL_CODES
+
+
+class Clock:
+    """Since when nothing has come, and since when something that should have come is missing."""
+
+    def __init__(self, present_bytes: int, now: float) -> None:
+        self._present_bytes = present_bytes
+        self._moved_at = now
+        self._gap_at = 0
+        self._overdue_since: float | None = None
+
+    def look(
+        self, present_bytes: int, contiguous_bytes: int, piece_bytes: int, everything_dealt: bool, now: float
+    ) -> None:
+        """Take note of how much is here, in all and without a gap.
+
+        A piece is overdue when everything was dealt or when many pieces behind it have come; it is given anew time
+        whenever the first gap moves, and, once everything was dealt, whenever anything comes.
+        """
+        moved = present_bytes != self._present_bytes
+        if moved:
+            self._present_bytes, self._moved_at = present_bytes, now
+        overdue = everything_dealt or present_bytes > contiguous_bytes + piece_bytes * GAP_PIECES
+        if not overdue or contiguous_bytes != self._gap_at or (everything_dealt and moved):
+            self._overdue_since = None
+        if overdue and self._overdue_since is None:
+            self._overdue_since = now
+        self._gap_at = contiguous_bytes
+
+    def idle_seconds(self, now: float) -> float:
+        """How long ago anything came."""
+        return now - self._moved_at
+
+    def overdue_seconds(self, now: float) -> float:
+        """For how long something has been missing that should be here."""
+        return 0.0 if self._overdue_since is None else now - self._overdue_since

@@ -1,0 +1,135 @@
+"""A blob on its way to this host, as those who bring it and those who wait for it share it.
+
+Owns the partial blob, what came from where, and the event that wakes whoever waits. Decides nothing: `pull.py` does,
+with `by_relay.py`, `by_swarm.py` and `rescue.py` for the ways.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from p2pdist.agent.control import ControlLink
+from p2pdist.agent.relays import Membership, Relays
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import P2PDistError
+from p2pdist.core.pieces import PieceLayout
+from p2pdist.oci.origin import OriginClient
+from p2pdist.store import BlobStore, PartialBlob
+from p2pdist.swarm import Swarm
+from p2pdist.telemetry.metrics import AgentMetrics
+
+CHECK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which blob, and where a manifest says that it is; `size_bytes` is 0 when no manifest was seen."""
+
+    upstream: str
+    repository: str
+    digest: Digest
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a pull works with."""
+
+    store: BlobStore
+    control: ControlLink
+    relays: Relays
+    swarm: Swarm
+    metrics: AgentMetrics
+    origin: Callable[[str], OriginClient | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """Payload bytes of one pull by where they came from."""
+
+    relayed_bytes: int
+    dealt_bytes: int
+    swarm_bytes: int
+    origin_bytes: int
+
+
+class Arrival:
+    """One blob on its way; lives on the trio thread, except `begin` and `wake_from_a_thread`."""
+
+    def __init__(self, wanted: Wanted, means: Means) -> None:
+        self.wanted = wanted
+        self.means = means
+        self.partial: PartialBlob | None = None
+        self.error: P2PDistError | None = None
+        self.private = False
+        self.source = "waiting"
+        self.fruitless = 0
+        self.memberships: list[Membership] = []
+        self.swarm_bytes = 0
+        self.origin_bytes = 0
+        self.started_at = trio.current_time()
+        self.progress = trio.Event()
+        self.ended = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    # For those who wait.
+
+    @property
+    def done(self) -> bool:
+        """Whether the pull is over; it has failed if `error` says why."""
+        return self.ended.is_set()
+
+    @property
+    def received_bytes(self) -> int:
+        """How much is here."""
+        return self.partial.present_bytes if self.partial is not None else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece is here."""
+        return self.partial is not None and self.partial.complete
+
+    @property
+    def came(self) -> Came:
+        """Where the bytes came from, so far."""
+        counts = [membership.ticket.counts for membership in self.memberships]
+        return Came(
+            sum(each.relayed_bytes for each in counts),
+            sum(each.dealt_bytes for each in counts),
+            self.swarm_bytes,
+            self.origin_bytes,
+        )
+
+    # For those who bring it.
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self.progress.set()
+        self.progress = trio.Event()
+
+    def wake_from_a_thread(self) -> None:
+        """`wake`, from any thread, at any time."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.wake, idempotent=True)
+
+    def begin(self, layout: PieceLayout) -> PartialBlob:
+        """The partial blob, made at the first way that knows the size; in a worker thread.
+
+        Raises `StoreFull` and what else `BlobStore.begin` raises.
+        """
+        if self.partial is None:
+            wanted = self.wanted
+            partial = self.means.store.begin(
+                wanted.digest, layout, private=self.private, upstream=wanted.upstream, repository=wanted.repository
+            )
+            partial.on_progress(self.wake_from_a_thread)
+            self.partial = partial
+            self.wake_from_a_thread()
+        return self.partial
+
+    async def wait_a_moment(self) -> None:
+        """Until a piece comes or the tracker has news, but not for ever."""
+        with trio.move_on_after(CHECK_SECONDS):
+            await self.progress.wait()
