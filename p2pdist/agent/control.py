@@ -1,26 +1,22 @@
 """The one connection to the tracker: it comes back by itself, and everything is pushed over it.
 
-Owns the connection, its lease and the questions that wait for an answer; what the tracker says on its own goes to
-`on_message`, in order. A connection that breaks fails the questions at once; whoever asked decides what to do.
+Owns the connection, its lease and the questions that wait for an answer; what the tracker says on its own goes to the
+listener, in order. A connection that breaks fails the questions at once; whoever asked decides what to do. Whatever
+goes wrong on a connection, by the tracker's fault or by a bug of ours, ends that connection and nothing else.
 """
 
+import math
 import random
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
-from p2pdist.core.errors import (
-    BlobUnknown,
-    Denied,
-    ManifestUnknown,
-    NotFound,
-    P2PDistError,
-    ProtocolError,
-    Unavailable,
-)
+from p2pdist.agent.control_errors import Refused, error_of, farewell, reason_in, said_by_the_system
+from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.pki.contexts import explain, require_peer
 from p2pdist.pki.peers import PeerKind
 from p2pdist.telemetry.logging import get_logger
@@ -33,6 +29,7 @@ from p2pdist.wire.messages import (
     Goodbye,
     Greeting,
     Hello,
+    Left,
     ManifestIs,
     Message,
     RelayPlan,
@@ -45,6 +42,9 @@ from p2pdist.wire.messages import (
 CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 15.0
+_REFUSED_PAUSE_SECONDS = 60.0
+_FAREWELL_SECONDS = 1.0
+_LONGEST_LEASE_SECONDS = 3600.0
 _QUEUE_MESSAGES = 4096
 _BATCH_MESSAGES = 64
 _BEATS_A_LEASE = 3
@@ -53,7 +53,10 @@ log = get_logger("agent.control")
 
 
 class Listener(Protocol):
-    """Who is told what happens on the connection; called on the trio thread, one call after the other."""
+    """Who is told what happens on the connection; called on the trio thread, one call after the other.
+
+    What `connected` and `message` raise ends the connection.
+    """
 
     def hello(self) -> Hello:
         """How this agent introduces itself."""
@@ -65,7 +68,7 @@ class Listener(Protocol):
         """The connection is gone."""
 
     def message(self, message: Message) -> None:
-        """The tracker says something that nobody asked for, or answers with something that must be acted on first."""
+        """The tracker says something that nobody asked for, or answers with a RelayPlan that somebody waits for."""
 
 
 @dataclass(slots=True)
@@ -93,10 +96,13 @@ class ControlLink:
         self._questions: dict[int, _Question] = {}
         self._next_id = 1
         self._queue: trio.MemorySendChannel[Message] | None = None
+        self._flood: trio.CancelScope | None = None
+        self._writing = False
+        self._refused = False
         self.since = trio.current_time()
         self.last_error = "not connected yet"
         self.connects = 0
-        self.changed = trio.Event()
+        self._changed = trio.Event()
 
     @property
     def address(self) -> str:
@@ -109,12 +115,25 @@ class ControlLink:
         return self._queue is not None
 
     def say(self, message: Message) -> None:
-        """Queue a message; dropped when there is no connection, since everything is said anew on the next one."""
+        """Queue a message; dropped when there is no connection, since everything is said anew on the next one.
+
+        A tracker that doesn't read loses its connection: a message that is left out would never be made up for.
+        """
         if self._queue is not None:
             try:
                 self._queue.send_nowait(message)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                log.warning("tracker_too_slow", dropped=type(message).__name__)
+            except trio.WouldBlock:
+                if self._flood is not None:
+                    self._flood.cancel()
+            except trio.BrokenResourceError:
+                return  # the connection is ending
+
+    async def wait_connected(self, seconds: float) -> bool:
+        """Wait for a connection, at most so long; whether there is one."""
+        with trio.move_on_after(seconds):
+            while not self.connected:
+                await self._changed.wait()
+        return self.connected
 
     async def ask(self, build: Callable[[int], Message], seconds: float) -> Answer:
         """Ask and wait; raises what the tracker answers as an error, and `Unavailable` when it can't answer.
@@ -145,41 +164,52 @@ class ControlLink:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             started = trio.current_time()
-            try:
-                await self._connection()
-                self.last_error = "the tracker closed the connection"
-            except P2PDistError as error:
-                self.last_error = str(error)
+            self.last_error = await self._one_connection() or "the tracker closed the connection"
             if trio.current_time() - started > _LONGEST_PAUSE_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
-            wait = pause * random.uniform(0.5, 1.5)
+            wait = (_REFUSED_PAUSE_SECONDS if self._refused else pause) * random.uniform(0.5, 1.5)
             log.warning("tracker_lost", tracker=self.address, reason=self.last_error, again_seconds=round(wait, 2))
             await trio.sleep(wait)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _connection(self) -> None:
-        """One connection, from dialling to its end; every way it can fail comes out as a `P2PDistError`."""
+    async def _one_connection(self) -> str:
+        """One connection, from dialling to its end; why it ended, nothing if the tracker closed it."""
+        self._refused = False
+        try:
+            await self._dial()
+        except P2PDistError as error:
+            self._refused = isinstance(error, Refused)
+            return str(error)
+        except Exception as error:
+            log.exception("control_connection_failed_by_bug", error, tracker=self.address)
+            return "a bug of this agent, see its log"
+        return ""
+
+    async def _dial(self) -> None:
+        """Connect and talk; every way that a connection can fail comes out as a `P2PDistError`."""
         try:
             with trio.fail_after(CONNECT_SECONDS):
                 tcp = await trio.open_tcp_stream(self._host, self._port)
-        except (OSError, trio.TooSlowError) as error:
-            raise Unavailable(f"can't be reached: {getattr(error, 'strerror', None) or 'no answer'}") from error
+        except trio.TooSlowError:
+            raise Unavailable(f"can't be reached within {CONNECT_SECONDS:g} s") from None
+        except OSError as error:
+            raise Unavailable(f"can't be reached: {said_by_the_system(error)}") from error
         try:
             await self._talk(tcp)
         except trio.TooSlowError:
-            raise Unavailable("gave no sign of life for a whole lease") from None
+            raise Unavailable(f"doesn't answer within {CONNECT_SECONDS:g} s") from None
         except trio.BrokenResourceError as error:
             cause = error.__cause__
             reason = explain(cause) if isinstance(cause, ssl.SSLError) else "the connection broke"
             raise Unavailable(reason) from error
-        except BaseExceptionGroup as group:
-            raise _said(group) from group
+        except OSError as error:
+            raise Unavailable(f"the connection broke: {said_by_the_system(error)}") from error
         finally:
-            self._lost()
             await trio.aclose_forcefully(tcp)
 
     async def _talk(self, tcp: trio.SocketStream) -> None:
         context = self._context()
+        address = str(tcp.socket.getpeername()[0])
         stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
         with trio.fail_after(CONNECT_SECONDS):
             if context is not None:
@@ -188,6 +218,8 @@ class ControlLink:
                 require_peer(stream, PeerKind.TRACKER)
             channel = Channel(stream, FromTracker)
             greeting = await channel.receive()
+            if greeting is None:
+                raise Unavailable("it hung up before it said anything")
             if not isinstance(greeting, Greeting):
                 raise ProtocolError("what answers there doesn't greet like a tracker")
             if greeting.version != VERSION:
@@ -197,11 +229,25 @@ class ControlLink:
             await channel.send(self._listener.hello())
             channel.trust()
             welcome = await channel.receive()
-        if isinstance(welcome, Goodbye):
-            raise Denied(welcome.reason)
-        if not isinstance(welcome, Welcome):
-            raise ProtocolError(f"the tracker answers our hello with {type(welcome).__name__}")
-        await self._serve(channel, greeting, welcome, str(tcp.socket.getpeername()[0]))
+        match welcome:
+            case None:
+                raise Unavailable("it hung up on our hello")
+            case Goodbye():
+                raise farewell(welcome)
+            case Welcome(lease_seconds=seconds):
+                if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST_LEASE_SECONDS):
+                    raise ProtocolError(f"the tracker grants a lease of {seconds} s; that can't be right")
+            case _:
+                raise ProtocolError(f"the tracker answers our hello with {type(welcome).__name__}")
+        try:
+            await self._serve(channel, greeting, welcome, address)
+        except BaseExceptionGroup as group:
+            reason = reason_in(group)
+            if reason is None:
+                raise
+            raise reason from group
+        finally:
+            self._lost()
 
     async def _serve(self, channel: Channel, greeting: Greeting, welcome: Welcome, address: str) -> None:
         send, receive = trio.open_memory_channel[Message](_QUEUE_MESSAGES)
@@ -210,27 +256,47 @@ class ControlLink:
         self.connects += 1
         self._wake()
         log.info("tracker_connected", tracker=self.address, node=greeting.tracker, slot=welcome.slot)
-        self._listener.connected(welcome, greeting.tracker, address)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, channel, receive)
-            nursery.start_soon(self._beat, welcome.lease_seconds / _BEATS_A_LEASE)
-            await self._read(channel, welcome.lease_seconds)
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as self._flood:
+            try:
+                self._listener.connected(welcome, greeting.tracker, address)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, channel, receive)
+                    nursery.start_soon(self._beat, welcome.lease_seconds / _BEATS_A_LEASE)
+                    await self._read(channel, welcome.lease_seconds)
+                    nursery.cancel_scope.cancel()
+            finally:
+                if trio.current_effective_deadline() == -math.inf:
+                    await self._say_goodbye(channel)
+        if self._flood.cancelled_caught:
+            raise Unavailable(f"it doesn't read: {_QUEUE_MESSAGES} messages wait for it")
+
+    async def _say_goodbye(self, channel: Channel) -> None:
+        """Give the lease back when we stop; not in the middle of another message."""
+        if not self._writing:
+            with trio.move_on_after(_FAREWELL_SECONDS, shield=True), suppress(trio.BrokenResourceError):
+                await channel.send(Goodbye("the agent stops"))
 
     async def _read(self, channel: Channel, lease_seconds: float) -> None:
         while True:
-            with trio.fail_after(lease_seconds):
-                message = await channel.receive()
+            try:
+                with trio.fail_after(lease_seconds):
+                    message = await channel.receive()
+            except trio.TooSlowError:
+                raise Unavailable(f"gave no sign of life for a whole lease, {lease_seconds:g} s") from None
             match message:
                 case None:
                     return
-                case Goodbye(reason):
-                    raise Denied(reason)
+                case Goodbye():
+                    raise farewell(message)
                 case Beat():
                     continue
-                case ManifestIs(id_) | SizeIs(id_) | RelayPlan(id_) | SwarmPlan(id_):
-                    if isinstance(message, RelayPlan):
+                case RelayPlan(id_, generation=generation):
+                    if id_ in self._questions:
                         self._listener.message(message)
+                        self._settle(id_, message, None)
+                    else:
+                        self.say(Left(generation, "nobody waits for it any more"))
+                case ManifestIs(id_) | SizeIs(id_) | SwarmPlan(id_):
                     self._settle(id_, message, None)
                 case Working(id_):
                     if id_ in self._questions:
@@ -248,8 +314,10 @@ class ControlLink:
                     batch.append(queue.receive_nowait())
                 except (trio.WouldBlock, trio.EndOfChannel):
                     break
+            self._writing = True
             with trio.fail_after(CONNECT_SECONDS):
                 await channel.send(*batch)
+            self._writing = False
 
     async def _beat(self, seconds: float) -> None:
         while True:
@@ -266,7 +334,8 @@ class ControlLink:
         if self._queue is None:
             return
         self._queue.close()
-        self._queue = None
+        self._queue = self._flood = None
+        self._writing = False
         self.since = trio.current_time()
         for question in self._questions.values():
             question.error = Unavailable(f"the connection to the tracker {self.address} broke before it answered")
@@ -275,33 +344,5 @@ class ControlLink:
         self._listener.disconnected()
 
     def _wake(self) -> None:
-        self.changed.set()
-        self.changed = trio.Event()
-
-
-_ERRORS: dict[str, type[P2PDistError]] = {
-    "BLOB_UNKNOWN": BlobUnknown,
-    "MANIFEST_UNKNOWN": ManifestUnknown,
-    "NAME_UNKNOWN": NotFound,
-    "DENIED": Denied,
-    "UNAUTHORIZED": Denied,
-}
-
-
-def error_of(code: str, status: int, text: str) -> P2PDistError:
-    """What the tracker said as an error of ours."""
-    error = _ERRORS.get(code, Unavailable if status in (429, 503, 507) else ProtocolError)(text)
-    error.oci_code, error.http_status = code or error.oci_code, status or error.http_status
-    return error
-
-
-def _said(group: BaseExceptionGroup) -> P2PDistError:
-    """The one reason for which the tasks of a connection ended."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _said(error)
-        if isinstance(error, P2PDistError):
-            return error
-        if isinstance(error, (trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError)):
-            return Unavailable("the connection broke, or nothing came over it for a whole lease")
-    raise group
+        self._changed.set()
+        self._changed = trio.Event()

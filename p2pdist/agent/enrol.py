@@ -5,6 +5,7 @@ from pathlib import Path
 
 import trio
 
+from p2pdist.agent.control_errors import said_by_the_system
 from p2pdist.config.schema import TrackerAccess
 from p2pdist.core.errors import Denied, InvalidInput, ProtocolError, Unavailable
 from p2pdist.pki import contexts, enrolment
@@ -12,7 +13,7 @@ from p2pdist.pki.errors import IdentityExpired, NotEnrolled
 from p2pdist.pki.identity import Identity, open_key
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.wire.channel import Channel
-from p2pdist.wire.messages import Enrol, Enrolled, FromTracker, Goodbye, Greeting
+from p2pdist.wire.messages import VERSION, Enrol, Enrolled, FromTracker, Goodbye, Greeting
 
 CONNECT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 0.5
@@ -54,8 +55,14 @@ async def _enrol(directory: Path, access: TrackerAccess, name: str) -> Identity:
                 await stream.do_handshake()
                 channel = Channel(stream, FromTracker)
                 greeting = await channel.receive()
+                if greeting is None:
+                    raise Unavailable(f"the tracker {access.address} hung up before it said anything")
                 if not isinstance(greeting, Greeting):
                     raise ProtocolError(f"{access.address} doesn't greet like a tracker")
+                if greeting.version != VERSION:
+                    raise ProtocolError(
+                        f"the tracker {access.address} speaks version {greeting.version} of the protocol, we {VERSION}"
+                    )
                 leaf = stream.getpeercert(binary_form=True) or b""
                 enrolment.verify_tracker(greeting.ca_der, leaf, str(access.ca_hash))
                 csr = enrolment.make_csr(key, name)
@@ -65,11 +72,12 @@ async def _enrol(directory: Path, access: TrackerAccess, name: str) -> Identity:
         raise Unavailable(f"the tracker {access.address} doesn't answer within {CONNECT_SECONDS:g} s") from None
     except trio.BrokenResourceError as error:
         cause = error.__cause__
-        if isinstance(cause, ssl.SSLError):
+        # Whatever stands in front of a tracker that is down takes connections and hangs up: that isn't another service.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             raise ProtocolError(f"the tracker {access.address}: {contexts.explain(cause)}") from error
         raise Unavailable(f"the tracker {access.address}: the connection broke") from error
     except OSError as error:
-        raise Unavailable(f"the tracker {access.address} can't be reached: {error.strerror or error}") from error
+        raise Unavailable(f"the tracker {access.address} can't be reached: {said_by_the_system(error)}") from error
     match answer:
         case Enrolled(certificate_pem, ca_pem):
             identity = await trio.to_thread.run_sync(Identity.store, directory, certificate_pem, ca_pem)
