@@ -3,33 +3,34 @@
 import socket
 import ssl
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
 
 import trio
 from prometheus_client import CollectorRegistry
 
+from p2pdist.agent.arrival import Means
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.enrol import identity_of, plain_is_fine
+from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
 from p2pdist.agent.library import Library
-from p2pdist.agent.pull import Means
 from p2pdist.agent.relays import Relays
+from p2pdist.agent.renewal import Renewal
 from p2pdist.agent.service import Advertised, Service, Upstreams
 from p2pdist.agent.shim import Shim
 from p2pdist.agent.status import Reporter
 from p2pdist.config import Address, AgentConfig, is_loopback
 from p2pdist.config import Upstream as UpstreamConfig
-from p2pdist.core.digest import Digest
-from p2pdist.core.errors import InvalidInput, Unavailable
+from p2pdist.core.errors import InvalidInput, NotFound, Unavailable
 from p2pdist.daemon import listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.listeners import CannotListen, open_listeners
 from p2pdist.http.server import Request, Response
 from p2pdist.http.server import serve as serve_http
 from p2pdist.oci.credentials import credential_source
+from p2pdist.oci.errors import error_body
 from p2pdist.oci.origin import Upstream
-from p2pdist.pki import contexts, enrolment
-from p2pdist.pki.identity import Identity, open_key
+from p2pdist.pki import contexts
+from p2pdist.pki.identity import open_key
 from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import Verifier
 from p2pdist.relay.node import RelayNode
@@ -39,9 +40,8 @@ from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.telemetry import logging
 from p2pdist.telemetry.metrics import AgentMetrics, OnScrape
-from p2pdist.wire.messages import Enrolled, Renew
+from p2pdist.wire.messages import Message
 
-RENEWAL_CHECK_SECONDS = 3600.0
 log = logging.get_logger("agent")
 
 
@@ -59,7 +59,8 @@ class _Agent:
     def __init__(self, config: AgentConfig, store: BlobStore) -> None:
         self._config = config
         self._store = store
-        self._identity: Identity | None = None
+        self._renewal: Renewal | None = None
+        self._shim: Shim | None = None
         self._reporter: Reporter | None = None
         self._images: ImagePuller | None = None
         self._registry = CollectorRegistry()
@@ -67,71 +68,84 @@ class _Agent:
         self._metrics = AgentMetrics(self._registry)
 
     async def serve(self, nursery: trio.Nursery) -> None:
-        """Start everything in `nursery`: the admin address first, so that a waiting agent can say what it waits for."""
+        """Start everything in `nursery`: first what answers, so that an agent that waits can say what it waits for."""
         config = self._config
-        routes = {("GET", "/v1/status"): self._status, ("POST", "/v1/pull"): self._pull}
+        host = config.admin.listen.host
+        routes = {
+            ("GET", "/v1/status"): commands_only(self._status, host),
+            ("POST", "/v1/pull"): commands_only(self._pull, host),
+        }
         admin = admin_handler(self._registry, self._why_not_ready, routes)
         nursery.start_soon(serve_http, admin, await open_listeners(str(config.admin.listen)))
-        shims = [listener for address in config.shim.listen for listener in await open_listeners(str(address))]
+        for address in config.shim.listen:
+            nursery.start_soon(serve_http, self._serve_shim, await open_listeners(str(address)))
         swarm_at = [endpoint for address in config.swarm.listen for endpoint in _endpoints(address)]
         relay_sockets = listen_tcp(map(str, config.relay.listen))
-        relay_port = relay_sockets[0].getsockname()[1]
-        node, control_context, relay_tls = await self._get_identity()
+        with ExitStack() as owned:
+            for sock in relay_sockets:
+                owned.enter_context(sock)
+            node, control_context, relay_tls = await self._get_identity()
+            async with Swarm.open(SwarmSettings(listen=tuple(swarm_at))) as swarm, trio.open_nursery() as parts:
+                await self._run_parts(node, control_context, relay_tls, swarm, relay_sockets, parts, owned)
+
+    async def _run_parts(
+        self,
+        node: str,
+        control_context: ssl.SSLContext | None,
+        relay_tls: TlsContexts | None,
+        swarm: Swarm,
+        relay_sockets: list[socket.socket],
+        parts: trio.Nursery,
+        owned: ExitStack,
+    ) -> None:
+        config, store, metrics = self._config, self._store, self._metrics
         token = trio.lowlevel.current_trio_token()
         upstreams = Upstreams({each.name: each for each in map(_upstream, config.upstream)})
-        async with Swarm.open(SwarmSettings(listen=tuple(swarm_at))) as swarm:
 
-            def notify(notice: Notice) -> None:
-                with suppress(trio.RunFinishedError):
-                    token.run_sync_soon(relays.notice, notice)
+        def notify(notice: Notice) -> None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(relays.notice, notice)
 
-            def allow_peers() -> None:
-                service.allow_swarm_peers()
+        def say(message: Message) -> None:
+            control.say(message)
 
-            async with trio.open_nursery() as parts:
-                relay = RelayNode(node, relay_sockets, Verifier({}), notify, relay_tls)
-                relays = Relays(node, relay, self._metrics, allow_peers)
-                where = Advertised(
-                    *_advertised(config.relay.advertise, relay_port),
-                    *_advertised(config.swarm.advertise, swarm.addresses[0].port),
-                )
-                name, zone = str(config.node_name), str(config.zone or "")
-                service = Service(node, name, zone, where, self._store, relay, relays, swarm, upstreams, parts)
-                address = config.tracker.address
-                control = ControlLink(address.host, address.port, lambda: control_context, service)
-                means = Means(self._store, control, relays, swarm, self._metrics, upstreams.client)
-                library = Library(means, parts)
-                renewals, renewed = trio.open_memory_channel[Enrolled](1)
-                service.attach(control, library, renewals)
-                names = [str(address) for address in config.shim.listen]
-                self._reporter = Reporter(
-                    node, name, names, control, library, relays, relay, swarm, self._store, self._metrics
-                )
-                self._images = ImagePuller(library, self._store, relays)
-                stop_evictions = self._store.on_evicted(
-                    lambda digest: token.run_sync_soon(self._evicted, service, digest)
-                )
-                with relay:
-                    try:
-                        default = config.shim.default_upstream
-                        shim = Shim(library, self._metrics, str(default) if default else None)
-                        parts.start_soon(serve_http, shim, shims)
-                        parts.start_soon(control.run)
-                        parts.start_soon(self._reporter.sample)
-                        parts.start_soon(service.watch_swarm)
-                        parts.start_soon(service.verify_store)
-                        if control_context is not None and relay_tls is not None:
-                            shown = [control_context, relay_tls.server, relay_tls.client]
-                            parts.start_soon(self._renew, control, renewed, shown)
-                        log.info("agent_ready", node=node, shims=names, blobs=self._store.opening.blobs)
-                        await trio.sleep_forever()
-                    finally:
-                        stop_evictions()
-                        upstreams.close()
+        def allow_peers() -> None:
+            service.allow_swarm_peers()
 
-    def _evicted(self, service: Service, digest: Digest) -> None:
-        self._metrics.evictions.inc()
-        service.evicted(digest)
+        where = Advertised(
+            *_advertised(config.relay.advertise, relay_sockets[0].getsockname()[1]),
+            *_advertised(config.swarm.advertise, swarm.addresses[0].port),
+        )
+        name, zone = str(config.node_name), str(config.zone or "")
+        relay = RelayNode(node, relay_sockets, Verifier({}), notify, relay_tls)
+        owned.pop_all()
+        relays = Relays(node, relay, metrics, say, allow_peers)
+        service = Service(node, name, zone, where, store, relay, relays, swarm, upstreams, metrics, parts)
+        control = ControlLink(
+            config.tracker.address.host, config.tracker.address.port, lambda: control_context, service
+        )
+        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client), parts)
+        service.attach(control, library, self._renewal)
+        names = [str(address) for address in config.shim.listen]
+        default = config.shim.default_upstream
+        stop_evictions = store.on_evicted(service.evicted)
+        try:
+            with relay:
+                self._reporter = Reporter(node, name, names, control, library, relays, relay, swarm, store, metrics)
+                self._images = ImagePuller(library, parts)
+                self._shim = Shim(library, metrics, str(default) if default else None)
+                parts.start_soon(control.run)
+                parts.start_soon(self._reporter.sample)
+                parts.start_soon(service.watch_swarm)
+                parts.start_soon(service.watch_store)
+                parts.start_soon(service.verify_store)
+                if self._renewal is not None:
+                    parts.start_soon(self._renewal.run, control)
+                log.info("agent_ready", node=node, shims=names, blobs=store.opening.blobs)
+                await trio.sleep_forever()
+        finally:
+            stop_evictions()
+            upstreams.close()
 
     async def _get_identity(self) -> tuple[str, ssl.SSLContext | None, TlsContexts | None]:
         """Our id, and the TLS contexts of control and relay; none where plain connections are fine."""
@@ -148,30 +162,19 @@ class _Agent:
                 f"this host is enrolled with the CA {identity.ca_hash}, but tracker.ca_hash is {access.ca_hash}:"
                 f" remove {directory} and enrol anew if the fleet has changed"
             )
-        self._identity = identity
         credentials = identity.credentials
+        control = contexts.agent_control_client(credentials)
         tls = TlsContexts(contexts.relay_server(credentials), contexts.relay_client(credentials))
-        return identity.peer.id, contexts.agent_control_client(credentials), tls
+        self._renewal = Renewal(directory, identity, [control, tls.server, tls.client])
+        return identity.peer.id, control, tls
 
-    async def _renew(
-        self, control: ControlLink, renewed: trio.MemoryReceiveChannel[Enrolled], shown: list[ssl.SSLContext]
-    ) -> None:
-        """Ask for the next certificate when two thirds of this one are over; connections that stand go on."""
-        while self._identity is not None:
-            identity = self._identity
-            if datetime.now(UTC) >= identity.renew_after and control.connected:
-                csr = enrolment.make_csr(identity.key, identity.peer.name)
-                control.say(Renew(csr))
-                with trio.move_on_after(RENEWAL_CHECK_SECONDS):
-                    answer = await renewed.receive()
-                    directory = self._config.state_dir / "identity"
-                    self._identity = await trio.to_thread.run_sync(
-                        Identity.store, directory, answer.certificate_pem, answer.ca_pem
-                    )
-                    for context in shown:
-                        contexts.reload(context, self._identity.credentials)
-                    log.info("certificate_renewed", until=self._identity.validity.not_after.isoformat())
-            await trio.sleep(RENEWAL_CHECK_SECONDS)
+    async def _serve_shim(self, request: Request, response: Response) -> None:
+        """The shim; until there is one, the 404 that sends a daemon to the origin instead of keeping it waiting."""
+        if self._shim is not None:
+            await self._shim(request, response)
+            return
+        error = NotFound(f"p2pdist isn't ready: {self._why_not_ready()[0]}")
+        await response.send(error.http_status, {"Content-Type": "application/json"}, error_body(error))
 
     async def _status(self, request: Request, response: Response) -> None:
         if self._reporter is None:
@@ -186,15 +189,15 @@ class _Agent:
     def _why_not_ready(self) -> list[str]:
         if self._reporter is not None:
             return self._reporter.why_not_ready()
-        if self._identity is None:
+        if self._renewal is None:
             return [f"not enrolled yet: waiting for the tracker {self._config.tracker.address}"]
         return ["the agent is starting"]
 
     def _refresh(self) -> None:
         if self._reporter is not None:
             self._reporter.refresh_metrics()
-        if self._identity is not None:
-            self._metrics.certificate_expiry.set(self._identity.validity.not_after.timestamp())
+        if self._renewal is not None:
+            self._metrics.certificate_expiry.set(self._renewal.identity.validity.not_after.timestamp())
 
 
 def _upstream(configured: UpstreamConfig) -> Upstream:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import trio
 
 from p2pdist import __version__
+from p2pdist.agent.by_swarm import endpoints
 from p2pdist.agent.control import ControlLink
-from p2pdist.agent.library import Library
+from p2pdist.agent.library import Library, opened
 from p2pdist.agent.relays import Relays
+from p2pdist.agent.renewal import Renewal
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, P2PDistError
 from p2pdist.oci.origin import OriginClient, Upstream
@@ -20,7 +22,9 @@ from p2pdist.relay.node import RelayNode
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, SeedFailed, Swarm
+from p2pdist.swarm.endpoint import canonical_address
 from p2pdist.telemetry.logging import get_logger
+from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.wire.messages import (
     CAPABILITIES,
     VERSION,
@@ -106,6 +110,7 @@ class Service:
         relays: Relays,
         swarm: Swarm,
         upstreams: Upstreams,
+        metrics: AgentMetrics,
         nursery: trio.Nursery,
     ) -> None:
         self._node, self._name, self._zone = node, name, zone
@@ -115,14 +120,18 @@ class Service:
         self._relays = relays
         self._swarm = swarm
         self._upstreams = upstreams
+        self._metrics = metrics
         self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        # Without a bound, since what goes mustn't be forgotten; the store's size bounds it.
+        self._gone, self._going = trio.open_memory_channel[Digest](float("inf"))
         self._control: ControlLink
         self._library: Library
-        self._renewed: trio.MemorySendChannel[Enrolled]
+        self._renewal: Renewal | None = None
 
-    def attach(self, control: ControlLink, library: Library, renewed: trio.MemorySendChannel[Enrolled]) -> None:
-        """The parts that need this one first."""
-        self._control, self._library, self._renewed = control, library, renewed
+    def attach(self, control: ControlLink, library: Library, renewal: Renewal | None) -> None:
+        """The parts that need this one first; no `renewal` without a certificate."""
+        self._control, self._library, self._renewal = control, library, renewal
 
     def hello(self) -> Hello:
         """See `Listener`."""
@@ -154,6 +163,7 @@ class Service:
                 self._control.say(Inventory(tuple(held)))
                 held.clear()
         self._control.say(Inventory(tuple(held)))
+        self._relays.reconnected()
 
     def disconnected(self) -> None:
         """See `Listener`. Relays and swarms go on with what they know."""
@@ -165,48 +175,53 @@ class Service:
                 self._relays.table(message)
             case Epoch() | Fill() | Dealt() | Ended():
                 self._relays.message(message)
-            case Expect(digest, peers):
-                endpoints = [Endpoint(peer.host, peer.port) for peer in peers]
-                self._nursery.start_soon(self._expect, Digest.parse(digest), endpoints)
-            case Enrolled():
-                with suppress(trio.WouldBlock):
-                    self._renewed.send_nowait(message)
             case RelayPlan():
-                pass
+                self._relays.plan(message)
+            case Expect(digest, peers):
+                self._nursery.start_soon(self._expect, Digest.parse(digest), endpoints(peers))
+            case Enrolled() if self._renewal is not None:
+                self._renewal.answered(message)
             case _:
                 log.warning("message_ignored", message=type(message).__name__)
 
     def allow_swarm_peers(self) -> None:
-        """Let in whom the table shows."""
-        try:
-            self._swarm.allow_peers(self._relays.swarm_hosts())
-        except InvalidInput as error:
-            log.warning("swarm_addresses_refused", reason=str(error))
+        """Let in whom the table shows; an entry that isn't an IP address costs that member, not the others."""
+        hosts = []
+        for host in self._relays.swarm_hosts():
+            try:
+                hosts.append(canonical_address(host))
+            except InvalidInput as error:
+                log.warning("swarm_address_ignored", reason=str(error))
+        self._swarm.allow_peers(hosts)
 
     async def _expect(self, digest: Digest, peers: list[Endpoint]) -> None:
-        """Peers come for a blob that we hold: load its torrent, and dial them too."""
+        """Peers come for a blob that we hold: load its torrent, and dial them too. Private blobs aren't swarmed."""
         try:
             if self._swarm.add_peers(digest, peers) or not self._store.has(digest):
                 return
             record = await trio.to_thread.run_sync(self._store.record, digest)
             if record is None or record.metainfo is None or record.private:
                 return
-            with self._store.committed(digest) as blob:
+            async with opened(self._store, digest) as blob:
                 await self._swarm.seed(blob.path, record.metainfo)
             self._swarm.add_peers(digest, peers)
         except P2PDistError as error:
             log.warning("seeding_failed", digest=digest, reason=str(error))
 
     def evicted(self, digest: Digest) -> None:
-        """A blob is gone from the store."""
-        self._control.say(Inventory((), (str(digest),)))
-        self._nursery.start_soon(self._unload, digest)
+        """A blob is gone from the store; may be called from any thread, at any time."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._gone.send_nowait, digest)
 
-    async def _unload(self, digest: Digest) -> None:
-        try:
-            await self._swarm.unload(digest)
-        except P2PDistError as error:
-            log.warning("unloading_failed", digest=digest, reason=str(error))
+    async def watch_store(self) -> None:
+        """Tell the tracker of blobs that went, and seed them no more."""
+        async for digest in self._going:
+            self._metrics.evictions.inc()
+            self._control.say(Inventory((), (str(digest),)))
+            try:
+                await self._swarm.unload(digest)
+            except P2PDistError as error:
+                log.warning("unloading_failed", digest=digest, reason=str(error))
 
     async def watch_swarm(self) -> None:
         """A blob that can't be seeded is wrong or unreadable: verify it."""
@@ -214,7 +229,8 @@ class Service:
             if isinstance(event, SeedFailed) and self._store.has(event.digest):
                 log.warning("seed_failed", digest=event.digest, reason=event.reason)
                 try:
-                    await trio.to_thread.run_sync(self._store.verify, event.digest)
+                    if not await trio.to_thread.run_sync(self._store.verify, event.digest):
+                        self._metrics.quarantined.inc()
                 except P2PDistError as error:
                     log.warning("blob_not_verified", digest=event.digest, reason=str(error))
 
@@ -222,7 +238,7 @@ class Service:
         """After an unclean boot, read every blob before it is served."""
         for digest in self._store.unverified():
             try:
-                if await trio.to_thread.run_sync(self._store.verify, digest):
+                if await self._library.holds(digest):
                     size_bytes = dict(self._store.digests()).get(digest, 0)
                     self._control.say(Inventory((HeldBlob(str(digest), size_bytes),)))
             except P2PDistError as error:

@@ -51,6 +51,7 @@ class Reporter:
         self._counted = Traffic(relay=0, dealt=0, swarm=0, origin=0, sent_relay=0, sent_swarm=0)
         self._counted_redundant = 0
         self._counted_takeovers = 0
+        self._counted_connects = 0
 
     async def sample(self) -> None:
         """Keep the last few seconds' traffic, while there is any."""
@@ -125,6 +126,8 @@ class Reporter:
         self._counted_redundant = redundant
         metrics.takeovers.inc(self._relay.takeovers - self._counted_takeovers)
         self._counted_takeovers = self._relay.takeovers
+        metrics.tracker_connects.inc(self._control.connects - self._counted_connects)
+        self._counted_connects = self._control.connects
         metrics.relay_peers.set(self._relay.peers)
         metrics.relays_live.set(self._relays.live)
         metrics.swarm_peers.set(self._swarmed.connections)
@@ -136,12 +139,11 @@ class Reporter:
 
     def _traffic(self) -> Traffic:
         relayed = self._relays.totals()
-        running = [pull.came for pull in self._library.pulls]
         return Traffic(
             relay=relayed.relayed_bytes,
             dealt=relayed.dealt_bytes,
-            swarm=self._library.came["swarm"] + sum(came.swarm_bytes for came in running),
-            origin=self._library.came["origin"] + sum(came.origin_bytes for came in running),
+            swarm=self._library.swarm_bytes,
+            origin=self._library.origin_bytes,
             sent_relay=relayed.sent_bytes,
             sent_swarm=self._swarmed.uploaded_bytes,
         )
