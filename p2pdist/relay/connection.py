@@ -25,7 +25,7 @@ from p2pdist.relay.frames import (
 )
 from p2pdist.relay.transfer import Outgoing
 
-_BUFFER_BYTES = 4 * MAX_FRAME_BYTES
+_BUFFER_BYTES = 2 * MAX_FRAME_BYTES
 _NOTSENT_BYTES = 128 * 1024
 _TURN_BYTES = 512 * 1024
 _TCP_NOTSENT_LOWAT = 25
