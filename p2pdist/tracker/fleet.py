@@ -4,6 +4,7 @@ A member keeps its slot while its lease holds, over a broken connection too; a s
 next who comes, so that bitmaps over slots stay short.
 """
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Fleet:
         self.lease_seconds = lease_seconds
         self._agents: dict[str, Agent] = {}
         self._slots: list[str | None] = []
+        self._free: list[int] = []
         self._holders: defaultdict[Digest, set[str]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -83,6 +85,11 @@ class Fleet:
         if agent is not None:
             agent.lease_until = now + self.lease_seconds
 
+    def renew_all(self, now: float) -> None:
+        """Nobody could be heard until now: everybody gets a whole lease to give a sign of life."""
+        for agent in self._agents.values():
+            agent.lease_until = now + self.lease_seconds
+
     def disconnected(self, node: str) -> None:
         """The node's connection broke; its lease goes on."""
         agent = self._agents.get(node)
@@ -97,6 +104,7 @@ class Fleet:
         for digest in agent.holds:
             self._unhold(node, digest)
         self._slots[agent.member.slot] = None
+        heapq.heappush(self._free, agent.member.slot)
         return TableChange(removed=(agent.member.slot,))
 
     def expired(self, now: float) -> list[str]:
@@ -136,8 +144,7 @@ class Fleet:
                 del self._holders[digest]
 
     def _free_slot(self) -> int:
-        for slot, node in enumerate(self._slots):
-            if node is None:
-                return slot
+        if self._free:
+            return heapq.heappop(self._free)
         self._slots.append(None)
         return len(self._slots) - 1
