@@ -58,11 +58,13 @@ class Generation:
     waiting: dict[str, PieceSet] = field(default_factory=dict)
     last_epoch: int = 0
     _arrivals: dict[int, dict[str, PieceSet]] = field(default_factory=dict)
+    _late: set[str] = field(default_factory=set)
 
     def join(self, node: str, held: PieceSet) -> None:
         """`node` wants the blob; it has the pieces in `held` already."""
         self.waiting[node] = held
         self.done.discard(node)
+        self._late.discard(node)
 
     def leave(self, node: str) -> bool:
         """`node` is gone; True when a ring without it is needed."""
@@ -89,28 +91,41 @@ class Generation:
     def began(self, epoch: int, dealt: Iterable[int]) -> list[Order]:
         """The fills that the newcomers of `epoch` need, given what was dealt before it."""
         cohorts: dict[tuple[int, ...], list[str]] = {}
-        newcomers = self._arrivals.pop(epoch, {})
         earlier = tuple(dealt)
-        for node, held in newcomers.items():
+        for node, held in self._arrivals.pop(epoch, {}).items():
             missing = tuple(index for index in earlier if index not in held)
-            if missing:
+            if missing and node in self.members:
                 cohorts.setdefault(missing, []).append(node)
+                self._late.add(node)
         orders: list[Order] = []
         for missing, cohort in cohorts.items():
-            orders += self._fill(missing, cohort, self.members - newcomers.keys())
+            orders += self._fill(missing, cohort, self._able())
         return orders
 
     def lacking(self, node: str, missing: Sequence[int]) -> list[Order]:
         """The fills for one member that lacks pieces which should have come."""
         if node not in self.took_part or not missing:
             return []
-        able = (self.done & self.members) or self.members
+        able = (self.done & self.members) or self._able()
         return self._fill(tuple(missing), [node], able - {node})
 
     @property
     def all_done(self) -> bool:
         """Whether nobody takes part any more who hasn't finished."""
         return self.stage is Stage.DEALT and not self.waiting and self.members <= self.done
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody takes part or is about to."""
+        return not self.waiting and not self.members
+
+    def _able(self) -> set[str]:
+        """Who can deal fills: members that get every piece, not those who wait for fills themselves.
+
+        Two latecomers that were each other's dealers would wait for each other for ever.
+        """
+        behind = self._late.union(*self._arrivals.values()) - self.done
+        return self.members - behind
 
     def _fill(self, missing: tuple[int, ...], cohort: list[str], able: set[str]) -> list[Order]:
         """Stripe `missing` over some of `able`; over the tracker when there is none."""
