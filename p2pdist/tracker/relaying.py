@@ -1,0 +1,294 @@
+"""Generations under way on this tracker: how they begin, who enters, who leaves, and how they end.
+
+Only this module and `epochs` change a `Generation`. The relay's thread deals and tells by notices, agents hear by
+`say`; a generation's rules are in `generation`, the deals' in `relay.engine`. Lives on the trio thread.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from p2pdist.core.digest import Digest
+from p2pdist.core.errors import P2PDistError, Unavailable
+from p2pdist.core.metainfo import Metainfo
+from p2pdist.core.pieces import PieceSet
+from p2pdist.relay.node import RelayNode
+from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerRejected, TransferFailed
+from p2pdist.relay.transfer import PieceFile, TransferSpec
+from p2pdist.telemetry.logging import get_logger
+from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
+from p2pdist.tracker.epochs import Epochs, Live
+from p2pdist.tracker.fleet import Agent, Fleet
+from p2pdist.tracker.generation import Generation, Stage
+from p2pdist.tracker.wishes import Say, Wish, ended, failed
+from p2pdist.wire.messages import Dealt, Ended
+
+END_SECONDS = 60.0
+STALL_SECONDS = 30.0
+_CHECK_SECONDS = 5.0
+log = get_logger("tracker.relaying")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a generation brings to the fleet, and where its bytes are on this tracker."""
+
+    number: int
+    digest: Digest
+    upstream: str
+    repository: str
+    private: bool
+    file: PieceFile
+
+
+class Relaying:
+    """All generations. `flush_table` has what changed in the table go before what names slots.
+
+    `again` gets a wish that came too late for a generation that has just ended well.
+    """
+
+    def __init__(
+        self,
+        tracker: str,
+        fleet: Fleet,
+        relay: RelayNode,
+        metrics: TrackerMetrics,
+        nursery: trio.Nursery,
+        say: Say,
+        flush_table: Callable[[], None],
+        again: Callable[[Wish], None],
+    ) -> None:
+        self._tracker = tracker
+        self._relay = relay
+        self._metrics = metrics
+        self._nursery = nursery
+        self._say = say
+        self._again = again
+        self._epochs = Epochs(tracker, fleet, relay, metrics, nursery, say, flush_table, self._end_if_done)
+        self._live: dict[Digest, Live] = {}
+        self._numbers: dict[int, Live] = {}
+
+    def get(self, digest: Digest) -> Live | None:
+        """The generation of a blob that is under way."""
+        return self._live.get(digest)
+
+    def waiting(self) -> Iterator[Wish]:
+        """The joins that wait for an epoch."""
+        for live in self._live.values():
+            yield from live.wishes
+
+    # Beginning and entering.
+
+    def open(self, subject: Subject, claim: Callable[[], list[Wish]], fetch: trio.CancelScope | None = None) -> Live:
+        """Begin a generation: the size is known, so whoever waited enters. `claim` gives their wishes.
+
+        Raises `Unavailable` when no descriptor is left.
+        """
+        layout, number = subject.file.layout, subject.number
+        wishes = claim()
+        by_offer = any(wish.join.held.strip(b"\0") for wish in wishes)
+        generation = Generation(
+            number,
+            subject.digest,
+            subject.upstream,
+            subject.repository,
+            layout,
+            subject.private,
+            self._tracker,
+            by_offer=by_offer,
+        )
+        spec = TransferSpec(number, subject.digest, layout, subject.file, subject.private, generation.fan, by_offer)
+        try:
+            counts = self._relay.open(spec).counts
+        except OSError as error:
+            problem = Unavailable(f"the tracker can't begin to relay {subject.digest}: {error.strerror}")
+            for wish in wishes:
+                self.refuse(wish, problem)
+            raise problem from error
+        live = Live(generation, counts, fetch)
+        self._live[subject.digest] = self._numbers[number] = live
+        self._metrics.generations_live.set(len(self._live))
+        log.info(
+            "generation_began",
+            digest=subject.digest,
+            size_bytes=layout.size_bytes,
+            upstream=subject.upstream,
+            repository=subject.repository,
+            private=subject.private,
+        )
+        for wish in wishes:
+            self.enter(live, wish)
+        return live
+
+    def enter(self, live: Live, wish: Wish) -> None:
+        """Take an agent in with the next epoch; refuses a bitmap that doesn't fit the blob."""
+        layout = live.generation.layout
+        held = PieceSet(layout.count)
+        if wish.join.held and wish.join.piece_bytes == layout.piece_bytes:
+            try:
+                held = PieceSet.from_bytes(layout.count, wish.join.held)
+            except P2PDistError as error:
+                self.refuse(wish, error)
+                return
+        live.generation.join(wish.node, held)
+        live.wishes.append(wish)
+        self._epochs.plan(live)
+
+    def refuse(self, wish: Wish, error: P2PDistError) -> None:
+        """Tell an agent that it can't have the blob."""
+        self._metrics.joins.labels(JoinAnswer.REFUSED).inc()
+        self._say(wish.node, failed(wish.join.id, error))
+
+    # What agents say.
+
+    def lacking(self, agent: Agent, number: int, missing: bytes) -> None:
+        """An agent lacks pieces that should have come; raises `InvalidInput` for a bitmap of the wrong length."""
+        live = self._numbers.get(number)
+        if live is None:
+            self._say(agent.node, Ended(number, "BLOB_UNKNOWN", 404, "this distribution is over; join again"))
+            return
+        generation = live.generation
+        wanted = [*PieceSet.from_bytes(generation.layout.count, missing)]
+        log.info("fill_wanted", digest=generation.digest, agent=agent.member.name, pieces=len(wanted))
+        self._epochs.order(live, generation.lacking(agent.node, wanted))
+
+    def left(self, agent: Agent, number: int, reason: str) -> None:
+        """An agent holds the blob, or has given it up."""
+        live = self._numbers.get(number)
+        if live is None:
+            return
+        live.generation.finished(agent.node)
+        if reason:
+            log.info("member_gave_up", digest=live.generation.digest, agent=agent.member.name, reason=reason)
+            self._drop_member(live, agent.node)
+        self._end_if_done(live)
+
+    def disconnected(self, node: str) -> None:
+        """An agent's connection broke: relays go on without it."""
+        for live in list(self._live.values()):
+            live.wishes = [wish for wish in live.wishes if wish.node != node]
+            self._drop_member(live, node)
+            self._end_if_done(live)
+
+    def _drop_member(self, live: Live, node: str) -> None:
+        if live.generation.leave(node):
+            self._epochs.plan(live)
+
+    # What the relay says.
+
+    def notice(self, notice: Notice) -> None:
+        """Something happened in the relay's thread."""
+        match notice:
+            case EpochBegan(number, epoch, dealt):
+                live = self._numbers.get(number)
+                if live is not None:
+                    self._epochs.order(live, live.generation.began(epoch, dealt))
+            case DealsDone(number):
+                live = self._numbers.get(number)
+                if live is not None and live.metainfo is not None and not live.generation.waiting:
+                    self._all_dealt(live, live.metainfo)
+            case TransferFailed(number, error):
+                live = self._numbers.get(number)
+                if live is not None:
+                    self.fail(live, error)
+            case BadPiece(number, node, index, reason):
+                log.warning("bad_piece", generation=number, node=node, piece=index, reason=reason)
+            case PeerRejected():
+                self._metrics.protocol_errors.inc()
+
+    def refresh_metrics(self) -> None:
+        """Bring the counters up to what the relay's thread has counted."""
+        for live in self._live.values():
+            self._count(live)
+
+    def _count(self, live: Live) -> None:
+        sent, live.counted_bytes = live.counts.sent_bytes - live.counted_bytes, live.counts.sent_bytes
+        self._metrics.dealt_bytes.inc(sent)
+
+    # Ends.
+
+    def deal(self, live: Live, pieces: list[tuple[int, bytes, bytes]]) -> None:
+        """Pieces (index, hash, encoded vouch) are there."""
+        self._relay.deal(live.generation.number, pieces)
+
+    def whole(self, live: Live, metainfo: Metainfo) -> None:
+        """The blob is committed here and every piece is with the relay."""
+        if live.generation.stage is Stage.ENDED:
+            return
+        live.metainfo = metainfo
+        live.fetch = None
+        live.note_move()
+        self._relay.watch(live.generation.number)
+        self._end_if_done(live)
+
+    def _all_dealt(self, live: Live, metainfo: Metainfo) -> None:
+        generation = live.generation
+        if generation.stage is not Stage.DEALING:
+            return
+        generation.stage = Stage.DEALT
+        log.info("generation_dealt", digest=generation.digest, members=len(generation.members))
+        for node in generation.members:
+            self._say(node, Dealt(generation.number, metainfo.info_hash))
+        self._nursery.start_soon(self._end_at_last, live)
+        self._end_if_done(live)
+
+    async def _end_at_last(self, live: Live) -> None:
+        """A member that neither finishes nor leaves doesn't keep a generation for ever."""
+        with trio.move_on_after(END_SECONDS):
+            await live.released.wait()
+        self._end(live, Ended(live.generation.number))
+
+    def _end_if_done(self, live: Live) -> None:
+        """End what is all here when nobody waits for it any more; a fetch goes on without members, into the store."""
+        generation = live.generation
+        if live.metainfo is not None and (generation.deserted or generation.all_done):
+            self._end(live, Ended(generation.number))
+
+    def fail(self, live: Live, error: P2PDistError) -> None:
+        """End a generation badly: its pieces mustn't be served."""
+        if live.generation.stage is Stage.ENDED:
+            return
+        log.warning("generation_failed", digest=live.generation.digest, reason=str(error))
+        wishes, live.wishes = live.wishes, []
+        self._end(live, ended(live.generation.number, error))
+        for wish in wishes:
+            self.refuse(wish, error)
+
+    def _end(self, live: Live, word: Ended) -> None:
+        """Close a generation here and at all who ever took part."""
+        generation = live.generation
+        if generation.stage is Stage.ENDED:
+            return
+        generation.stage = Stage.ENDED
+        del self._live[generation.digest], self._numbers[generation.number]
+        self._relay.close(generation.number)
+        self._count(live)
+        if live.fetch is not None:
+            live.fetch.cancel()
+        live.released.set()
+        self._metrics.generations_live.set(len(self._live))
+        for node in generation.took_part:
+            self._say(node, word)
+        wishes, live.wishes = live.wishes, []
+        for wish in wishes:
+            self._again(wish)
+
+    async def watch_stalls(self) -> None:
+        """Let nobody wait for a deal that doesn't move although every piece is here."""
+        while True:
+            await trio.sleep(_CHECK_SECONDS)
+            now = trio.current_time()
+            for live in list(self._live.values()):
+                self._check(live, now)
+
+    def _check(self, live: Live, now: float) -> None:
+        generation, sent = live.generation, live.counts.sent_bytes
+        if generation.stage is not Stage.DEALING or live.metainfo is None or sent != live.moved[0]:
+            live.moved = (sent, now)
+        elif now - live.moved[1] >= STALL_SECONDS:
+            log.warning("deals_stalled", digest=generation.digest, sent_bytes=sent, members=len(generation.members))
+            if sent == 0:
+                self.fail(live, Unavailable(f"no agent could be reached by the relay for {STALL_SECONDS:g} s"))
+            else:
+                self._all_dealt(live, live.metainfo)
