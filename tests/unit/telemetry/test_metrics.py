@@ -45,7 +45,7 @@ def test_few_series_and_all_at_zero(kind: type[AgentMetrics] | type[TrackerMetri
     _, families = _families(kind)
     samples = [s for f in families if f.name.startswith(("p2pdist_agent", "p2pdist_tracker")) for s in f.samples]
     assert len(samples) < _MOST_SERIES
-    assert all(sample.value == 0 for sample in samples if not sample.name.endswith("_created"))
+    assert all(sample.value == 0 for sample in samples)
 
 
 @pytest.mark.parametrize("kind", [AgentMetrics, TrackerMetrics])
@@ -78,8 +78,8 @@ def test_agent_counts_by_enum() -> None:
 def test_tracker_counts_by_upstream() -> None:
     registry = CollectorRegistry()
     metrics = TrackerMetrics(registry)
-    metrics.origin_requests.labels("docker.io", OriginOutcome.THROTTLED).inc()
+    metrics.origin_requests.labels("docker.io", OriginOutcome.DENIED).inc()
     metrics.control_frames.labels(Direction.IN, "join").inc()
-    labels = {"upstream": "docker.io", "outcome": "throttled"}
+    labels = {"upstream": "docker.io", "outcome": "denied"}
     assert registry.get_sample_value("p2pdist_tracker_origin_requests_total", labels) == 1
     assert registry.get_sample_value("p2pdist_tracker_control_frames_total", {"direction": "in", "frame": "join"}) == 1
