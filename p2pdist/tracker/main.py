@@ -86,9 +86,10 @@ class Tracker:
         self._fleet = Fleet(float(config.lease))
         self._reasons: list[str] = ["the tracker is starting"]
         self._takeovers = 0
+        self.listening: dict[str, list[str]] = {}
 
     async def serve(self, nursery: trio.Nursery) -> None:
-        """Start everything in `nursery`; then say where it listens, in the log."""
+        """Start everything in `nursery`; then `listening` says where, and so does the log."""
         config = self._config
         notices, hear = trio.open_memory_channel[Notice](math.inf)
         relay, relay_port = self._open_relay(notices)
@@ -132,13 +133,13 @@ class Tracker:
         nursery.start_soon(self._verify_store)
         nursery.start_soon(self._renew_certificate)
         self._reasons = []
+        self.listening = {"control": _addresses(control_listeners), "admin": _addresses(admin)}
         log.info(
             "tracker_ready",
             node=self._node,
-            control=_addresses(control_listeners),
-            admin=_addresses(admin),
             relay_port=relay_port,
             blobs=self._store.opening.blobs,
+            **self.listening,
         )
 
     def _open_relay(self, notices: trio.MemorySendChannel[Notice]) -> tuple[RelayNode, int]:
