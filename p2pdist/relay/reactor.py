@@ -91,7 +91,11 @@ class Reactor:
                 if wait is not None and now - last > OWN_FREEZE_SECONDS + TICK_SECONDS:
                     log.warning("relay_stood_still", seconds=round(now - last, 2))
                     self.switchboard.start_afresh("this node stood still, and its spans were taken over")
-                self._round(events, now)
+                try:
+                    self._round(events, now)
+                except Exception as error:
+                    # One round of a background loop: a bug must not end the thread that all blobs depend on.
+                    log.exception("relay_round_failed", error)
                 last = now
         finally:
             self._close()
@@ -100,7 +104,7 @@ class Reactor:
         if any(fd == self._wake for fd, _ in events):
             os.eventfd_read(self._wake)
         while self._mailbox:
-            self._obey(self._mailbox.popleft())
+            self._mailbox.popleft()()
         for fd, mask in events:
             if fd != self._wake:
                 self.switchboard.ready(fd, mask, now)
@@ -111,13 +115,6 @@ class Reactor:
             self._act()
         for _ in self.switchboard.flush():
             self._act()
-
-    def _obey(self, command: Callable[[], None]) -> None:
-        """Run a command; one that fails by a bug of ours must not end the thread that all blobs depend on."""
-        try:
-            command()
-        except Exception as error:
-            log.exception("relay_command_failed", error)
 
     def _needs_ticks(self) -> bool:
         busy = bool(self._transfers)
