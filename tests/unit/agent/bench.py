@@ -27,7 +27,7 @@ from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import TransferSpec
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
-from p2pdist.telemetry.metrics import AgentMetrics
+from p2pdist.telemetry.metrics import AgentMetrics, OnScrape
 from p2pdist.wire.messages import Message, RelayPlan, UpstreamInfo, members_bitmap
 
 from .scripted_tracker import SECRET, Line, ScriptedTracker, listening
@@ -126,6 +126,8 @@ class Bench:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.refresh: Callable[[], None] = lambda: None
+        self.registry.register(OnScrape(lambda: self.refresh()))
         self.metrics = AgentMetrics(self.registry)
         self.tracker: ScriptedTracker
         self.line: Line
@@ -193,8 +195,6 @@ async def running(root: Path, *, origin: str | None = None, quota_bytes: int | N
                 parts.start_soon(bench.service.watch_swarm)
                 bench.line = await tracker.welcome()
                 await bench.until(lambda: bench.control.connected)
-                try:
-                    yield bench
-                finally:
-                    stop()
-                    parts.cancel_scope.cancel()
+                yield bench
+                stop()
+                parts.cancel_scope.cancel()

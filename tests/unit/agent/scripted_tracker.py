@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -32,7 +32,7 @@ class Line:
         self.stream = stream
         self.channel = Channel(stream, FromAgent)
         self.heard: list[Message] = []
-        self._skipped = 0
+        self._seen: dict[type[Message], int] = {}
         self._more = trio.Event()
 
     async def say(self, *messages: Message) -> None:
@@ -44,19 +44,19 @@ class Line:
             while (message := await self.channel.receive()) is not None:
                 self.heard.append(message)
                 self._more.set()
+                self._more = trio.Event()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 
     async def next(self, kind: type[M]) -> M:
-        """The next message of that kind; those before it are skipped."""
+        """The next message of that kind that this method hasn't given yet."""
         with trio.fail_after(WAIT_SECONDS):
             while True:
-                for number in range(self._skipped, len(self.heard)):
+                for number in range(self._seen.get(kind, 0), len(self.heard)):
                     message = self.heard[number]
                     if isinstance(message, kind):
-                        self._skipped = number + 1
+                        self._seen[kind] = number + 1
                         return message
-                self._more = trio.Event()
                 await self._more.wait()
 
     async def drop(self) -> None:
@@ -67,7 +67,7 @@ class Line:
 class ScriptedTracker:
     """Made by `listening`; `welcome` takes the next agent in."""
 
-    def __init__(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
+    def __init__(self, nursery: trio.Nursery, listener: trio.SocketListener, lines: list[Line]) -> None:
         self.nursery = nursery
         self.port = int(listener.socket.getsockname()[1])
         self.upstreams: tuple[UpstreamInfo, ...] = ()
@@ -76,7 +76,7 @@ class ScriptedTracker:
         self.lease_seconds = 30.0
         self.others: tuple[Member, ...] = ()
         self.hello: Hello | None = None
-        self.lines: list[Line] = []
+        self.lines = lines
         self._listener = listener
 
     async def accept(self) -> Line:
@@ -114,15 +114,13 @@ def member(slot: int, node: str, relay_port: int = 1, swarm_port: int = 1, host:
 @asynccontextmanager
 async def listening(port: int = 0) -> AsyncIterator[ScriptedTracker]:
     (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
-    async with trio.open_nursery() as nursery, listener:
-        tracker = ScriptedTracker(nursery, listener)
-        try:
-            yield tracker
-        finally:
+    lines: list[Line] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            yield ScriptedTracker(nursery, listener, lines)
             nursery.cancel_scope.cancel()
-            for line in tracker.lines:
-                line.stream.socket.close()
-
-
-def kinds(heard: list[Message]) -> list[Any]:
-    return [type(message) for message in heard]
+    finally:
+        # Without a checkpoint, which would put a cancellation in the place of what a test raised.
+        listener.socket.close()
+        for line in lines:
+            line.stream.socket.close()

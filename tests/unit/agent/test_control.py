@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+import trio.testing
 
 from p2pdist.agent import control as control_module
 from p2pdist.agent.control import ControlLink
@@ -268,6 +269,8 @@ async def test_an_agent_that_stops_says_goodbye() -> None:
             bench = Bench(tracker)
             nursery.start_soon(bench.link.run)
             line = await connected(bench)
+            await line.next(Inventory)
+            await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert (await line.next(Goodbye)).reason == "the agent stops"
 

@@ -17,7 +17,6 @@ from p2pdist.agent.status import Reporter
 from p2pdist.core.digest import Digest
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.server import Request, Response
-from p2pdist.telemetry.metrics import OnScrape
 from p2pdist.wire.messages import Failed, Join, ManifestIs, ManifestWanted
 from tests.fakes.origin_server import MANIFEST_TYPE, OriginServer
 from tests.fakes.raw_client import TestServer, running_server
@@ -64,7 +63,7 @@ async def serving(root: Path, origin: str | None = None) -> AsyncIterator[tuple[
             bench.store,
             bench.metrics,
         )
-        bench.registry.register(OnScrape(reporter.refresh_metrics))
+        bench.refresh = reporter.refresh_metrics
         routes = {
             ("GET", "/v1/status"): commands_only(reporter.handle, "test"),
             ("POST", "/v1/pull"): commands_only(ImagePuller(bench.library, nursery).handle, "test"),
@@ -169,18 +168,9 @@ async def test_whoever_hangs_up_does_not_end_the_pull(root: Path) -> None:
                 nursery.start_soon(manifest, bench.line, image)
                 async with server.connect() as client:
                     await client.send(f"POST {IMAGE} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
-                    await bench.line.next(Join)
-            joins = [message for message in bench.line.heard if isinstance(message, Join)]
-            for join in joins:
-                await bench.line.say(Failed(join.id, "UNAVAILABLE", 503, "try the origin"))
-            answered = {join.id for join in joins}
-            with trio.fail_after(10):
-                while len(answered) < len(blobs):
-                    for message in list(bench.line.heard):
-                        if isinstance(message, Join) and message.id not in answered:
-                            answered.add(message.id)
-                            await bench.line.say(Failed(message.id, "UNAVAILABLE", 503, "try the origin"))
-                    await trio.sleep(0.01)
+                    first = await bench.line.next(Join)
+            await bench.line.say(Failed(first.id, "UNAVAILABLE", 503, "try the origin"))
+            await refuse_joins(bench.line, len(blobs) - 1)
             await bench.until(lambda: all(bench.store.has(blob.digest) for blob in blobs))
 
 
