@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from p2pdist.config import PeerAddress
 from p2pdist.core.errors import InvalidInput, NotFound
 from p2pdist.core.units import parse_duration
 from p2pdist.pki import certificates, files, revocations, tokens
@@ -21,6 +22,7 @@ from p2pdist.pki.peers import id_of, is_id
 from p2pdist.pki.vouch import Signer
 
 _SAYS = "The tracker's CA and its join tokens. Run it on the tracker's host, as the tracker's user; it may be running."
+_CONTROL_PORT = 7400
 DEFAULT_STATE_DIR = Path("/var/lib/p2pdist/tracker")
 
 
@@ -48,6 +50,9 @@ def add_parser(subparsers: Any) -> None:
     token = command("token", _token, "make a join token and print the command that uses it")
     token.add_argument(
         "--ttl", default="24h", help="how long it may be used, such as 30m, 24h, 7d (default: %(default)s)"
+    )
+    token.add_argument(
+        "--tracker", metavar="HOST:PORT", help="where agents reach it (default: a name in its certificate, port 7400)"
     )
     token.add_argument("--uses", type=int, default=1, help="how many agents it lets in (default: %(default)s)")
     command("tokens", _tokens, "list the join tokens")
@@ -82,7 +87,7 @@ def _init(args: argparse.Namespace) -> int:
     print(f"CA hash: {authority.ca_hash}")
     place = "" if args.state_dir == DEFAULT_STATE_DIR else f" --state-dir {shlex.quote(str(args.state_dir))}"
     print(f"Make a join token with: p2pdist pki token{place}")
-    print("Each agent joins with:  " + _join_command("TOKEN", authority))
+    print("Each agent joins with:  " + _join_command("TOKEN", authority, _address(names_now)))
     return 0
 
 
@@ -90,7 +95,7 @@ def _token(args: argparse.Namespace) -> int:
     authority = Authority.load(_pki_directory(args))
     token = tokens.create(_database(args), ttl_seconds=parse_duration(args.ttl), uses=args.uses)
     print(token)
-    print(_join_command(token, authority))
+    print(_join_command(token, authority, PeerAddress(args.tracker) if args.tracker else _known_address(args)))
     return 0
 
 
@@ -139,8 +144,21 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _join_command(token: str, authority: Authority) -> str:
-    return f"p2pdist agent --join {token} --ca-hash {authority.ca_hash}"
+def _join_command(token: str, authority: Authority, tracker: str) -> str:
+    return f"p2pdist agent --tracker {tracker} --join {token} --ca-hash {authority.ca_hash}"
+
+
+def _known_address(args: argparse.Namespace) -> str:
+    """Where agents reach the tracker, by its certificate; a gap to fill in when it has none yet."""
+    server = _pki_directory(args) / "server.pem"
+    if not server.exists():
+        return "HOST:PORT"
+    return _address(server_names(certificates.parse_certificate(files.read(server), str(server))))
+
+
+def _address(names: list[str]) -> str:
+    host = next((name for name in names if name != "localhost"), "localhost")
+    return f"[{host}]:{_CONTROL_PORT}" if ":" in host else f"{host}:{_CONTROL_PORT}"
 
 
 def _pki_directory(args: argparse.Namespace) -> Path:

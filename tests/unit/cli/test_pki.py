@@ -38,7 +38,7 @@ def test_init_makes_all_and_never_overwrites(state: Path, capsys: Capture) -> No
     assert set(made) == {"ca.key", "ca.pem", "server.key", "server.pem", "signing.key"}
     modes = {name: stat.S_IMODE((state / "pki" / name).stat().st_mode) for name in made}
     assert {name for name, mode in modes.items() if mode == 0o600} == {"ca.key", "server.key", "signing.key"}
-    assert f"p2pdist agent --join TOKEN --ca-hash {ca_hash}" in told
+    assert f"p2pdist agent --tracker tracker.example:7400 --join TOKEN --ca-hash {ca_hash}" in told
     assert f"p2pdist pki token --state-dir {state}\n" in told
     assert "for tracker.example, 10.0.0.1" in told
 
@@ -64,13 +64,26 @@ def test_init_with_a_wrong_name_leaves_nothing(state: Path) -> None:
     assert not state.exists()
 
 
-def test_token_prints_what_an_agent_needs(state: Path, capsys: Capture, tmp_path: Path) -> None:
+def test_token_names_the_tracker_as_it_is_told_to(state: Path, capsys: Capture) -> None:
     _run("init", "--state-dir", state)
+    capsys.readouterr()
+    assert _run("token", "--state-dir", state, "--tracker", "t.example:7000") == 0
+    assert "p2pdist agent --tracker t.example:7000 --join " in capsys.readouterr().out
+    with pytest.raises(InvalidInput, match="host and a port"):
+        _run("token", "--state-dir", state, "--tracker", "t.example")
+    (server := state / "pki" / "server.pem").unlink()
+    assert not server.exists()
+    assert _run("token", "--state-dir", state) == 0
+    assert "--tracker HOST:PORT --join" in capsys.readouterr().out
+
+
+def test_token_prints_what_an_agent_needs(state: Path, capsys: Capture, tmp_path: Path) -> None:
+    _run("init", "--state-dir", state, "--name", "localhost", "--name", "2001:db8::1")
     capsys.readouterr()
     assert _run("token", "--state-dir", state, "--ttl", "30m", "--uses", "2") == 0
     token, command = capsys.readouterr().out.splitlines()
     authority = Authority.load(state / "pki")
-    assert command == f"p2pdist agent --join {token} --ca-hash {authority.ca_hash}"
+    assert command == f"p2pdist agent --tracker [2001:db8::1]:7400 --join {token} --ca-hash {authority.ca_hash}"
     csr = make_csr(open_key(tmp_path / "identity"), "host-1")
     admit(authority, state / "tracker.sqlite", token=token, csr_pem=csr, name="host-1")
 
