@@ -5,6 +5,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +45,7 @@ from p2pdist.wire.messages import (
     Welcome,
     slots_of,
 )
+from tests.unit.pki.tls import NOW
 
 REGISTRY = "registry.example"
 REPOSITORY = "team/app"
@@ -80,7 +82,7 @@ async def tracker_with(config: TrackerConfig) -> AsyncIterator[Tracker]:
 def make_authority(directory: Path) -> Authority:
     """A CA for the tracker whose state is in `directory`."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    return Authority.create(directory / "pki", "the fleet's CA")
+    return Authority.create(directory / "pki", "the fleet's CA", NOW - timedelta(days=60))
 
 
 def metrics() -> TrackerMetrics:
@@ -146,11 +148,15 @@ class Host:
             pass
         finally:
             self.ended.set()
-            self._arrived.set()
+            self._wake()
 
     def take(self, message: Any) -> None:
         self.messages.append(message)
+        self._wake()
+
+    def _wake(self) -> None:
         self._arrived.set()
+        self._arrived = trio.Event()
 
     async def say(self, *messages: Message) -> None:
         await self.channel.send(*messages)
@@ -164,7 +170,6 @@ class Host:
                         self.messages.remove(message)
                         return message
                 assert not self.ended.is_set(), f"{self.name}: hung up on, without a {kind.__name__}"
-                self._arrived = trio.Event()
                 await self._arrived.wait()
 
     async def is_hung_up_on(self) -> bool:
