@@ -4,8 +4,8 @@ Owns the partial blob, what came from where, and the event that wakes whoever wa
 with `by_relay.py`, `by_swarm.py` and `rescue.py` for the ways.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -71,7 +71,9 @@ class Arrival:
         self.origin_bytes = 0
         self.started_at = trio.current_time()
         self.progress = trio.Event()
+        self.news = trio.Event()
         self.ended = trio.Event()
+        self._readers = 0
         self._token = trio.lowlevel.current_trio_token()
 
     # For those who wait.
@@ -102,12 +104,37 @@ class Arrival:
             self.origin_bytes,
         )
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Inside, every piece sets `progress`; whoever waits for it looks first what is there, inside."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+
     # For those who bring it.
 
     def wake(self) -> None:
-        """Something has changed."""
+        """Something has changed, more than that a piece came."""
+        self.news.set()
+        self.news = trio.Event()
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
         self.progress.set()
         self.progress = trio.Event()
+
+    def _piece_came(self) -> None:
+        """In whichever thread wrote it, a thousand times a second: wake the loop for those who read, and at the end.
+
+        A reader counts itself before it looks at what is there, and a piece is there before this looks for readers.
+        """
+        if self.partial is None or self.partial.complete or self.partial.discarded:
+            self.wake_from_a_thread()
+        elif self._readers:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._wake_readers, idempotent=True)
 
     def wake_from_a_thread(self) -> None:
         """`wake`, from any thread, at any time."""
@@ -124,12 +151,12 @@ class Arrival:
             partial = self.means.store.begin(
                 wanted.digest, layout, private=self.private, upstream=wanted.upstream, repository=wanted.repository
             )
-            partial.on_progress(self.wake_from_a_thread)
+            partial.on_progress(self._piece_came)
             self.partial = partial
             self.wake_from_a_thread()
         return self.partial
 
     async def wait_a_moment(self) -> None:
-        """Until a piece comes or the tracker has news, but not for ever."""
+        """Until the last piece comes or the tracker has news, but not for ever."""
         with trio.move_on_after(CHECK_SECONDS):
-            await self.progress.wait()
+            await self.news.wait()

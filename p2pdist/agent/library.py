@@ -62,15 +62,16 @@ class _Growing:
 
     async def available(self, offset: int) -> int:
         """See `BlobView`. A pull that has failed shows nothing more, whatever has come: its bytes may be wrong."""
-        while True:
-            if self.committed:
-                return self.size_bytes
-            if self._pull.error is not None:
-                raise self._pull.error
-            end = min(self._partial.available_from(offset), self._shown)
-            if end > offset:
-                return end
-            await self._pull.progress.wait()
+        with self._pull.reading():
+            while True:
+                if self.committed:
+                    return self.size_bytes
+                if self._pull.error is not None:
+                    raise self._pull.error
+                end = min(self._partial.available_from(offset), self._shown)
+                if end > offset:
+                    return end
+                await self._pull.progress.wait()
 
 
 @asynccontextmanager
@@ -174,7 +175,7 @@ class Library:
                 return None
         pull = self.want(upstream, repository, digest)
         while pull.partial is None and not pull.done:
-            await pull.progress.wait()
+            await pull.news.wait()
         if pull.error is not None:
             raise pull.error
         try:

@@ -145,7 +145,7 @@ class Pull(Arrival):
             if partial is not None and partial.contiguous_bytes - hashed >= HASH_AHEAD_BYTES:
                 with suppress(P2PDistError):
                     hashed = await trio.to_thread.run_sync(partial.hash_prefix)
-            await self.progress.wait()
+            await self.wait_a_moment()
 
     # The end.
 
