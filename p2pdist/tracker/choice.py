@@ -3,15 +3,15 @@
 Push what many want now, pull what somebody needs later (design.md, decision 1). While a blob is being dealt, whoever
 comes joins its relay: that costs the tracker nothing but a new epoch, and members fill what was dealt before. Once an
 agent holds it, everything has been dealt: holders give it by swarm and the tracker deals nothing. Only a small blob
-whose relay hasn't ended is still joined: a fill needs no new connections, which is most of what a small torrent costs.
-Private blobs don't swarm until there are encrypted torrents; they are relayed anew, from the tracker's store if it has
-them.
+whose relay hasn't ended is still joined: a fill needs no new connections and no tick of libtorrent's, which cost up to
+a second, most of what such a blob takes by swarm. Private blobs don't swarm until there are encrypted torrents; they
+are relayed anew, from the tracker's store if it has them.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-SMALL_BYTES = 1 << 20
+SMALL_BYTES = 32 << 20
 
 
 class Way(Enum):
