@@ -1,0 +1,66 @@
+"""`python -m simulations model SCENARIO.toml`: the relay's rules on an event heap."""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from p2pdist.core.units import parse_duration, parse_size
+from p2pdist.relay.spans import DEFAULT_FAN
+from simulations.emulation.scenario import load
+from simulations.model.figures import figures
+from simulations.model.fleet import run as run_once
+from simulations.model.options import Batching, Options
+from simulations.model.report import lines
+
+_DEFAULT = Options()
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command's arguments."""
+    parser = subparsers.add_parser("model", help="the relay's rules on an event heap, for fleets of any size")
+    parser.add_argument("scenario", type=Path, metavar="SCENARIO.toml")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--compare", type=Path, metavar="RESULT.json", help="what `emulate --json` printed")
+    parser.add_argument("--seed", type=int, default=_DEFAULT.seed)
+    parser.add_argument("--hosts", type=int, help="scale the scenario's groups to so many hosts in all")
+    parser.add_argument("--piece", type=parse_size, metavar="SIZE", help="piece length; default: the code's choice")
+    parser.add_argument("--fan", type=int, default=DEFAULT_FAN)
+    parser.add_argument("--share", type=float, default=_DEFAULT.share, help="payload's share of a link's rate")
+    parser.add_argument("--hop", type=parse_duration, default=_DEFAULT.hop_seconds, metavar="TIME")
+    parser.add_argument("--burst", type=parse_size, default=_DEFAULT.burst_bytes, metavar="SIZE")
+    parser.add_argument("--kernel", type=parse_size, default=_DEFAULT.kernel_bytes, metavar="SIZE")
+    parser.add_argument("--window", type=parse_size, default=_DEFAULT.window_bytes, metavar="SIZE")
+    parser.add_argument("--join-window", type=parse_duration, default=_DEFAULT.joins.seconds, metavar="TIME")
+    parser.add_argument("--join-window-per-member", type=parse_duration, default=0.0, metavar="TIME")
+    parser.add_argument("--table-window", type=parse_duration, default=_DEFAULT.table.seconds, metavar="TIME")
+    parser.add_argument("--table-window-per-member", type=parse_duration, default=0.0, metavar="TIME")
+    parser.add_argument("--registers", action="store_true", help="hosts take their lease when they ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    result = figures(run_once(load(args.scenario), options_of(args)))
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    else:
+        print("\n".join(lines(result)))
+    return 0
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """The options that the arguments give."""
+    return Options(
+        seed=args.seed,
+        hosts=args.hosts,
+        piece_bytes=args.piece,
+        fan=args.fan,
+        share=args.share,
+        hop_seconds=args.hop,
+        burst_bytes=args.burst,
+        window_bytes=args.window,
+        kernel_bytes=args.kernel,
+        joins=Batching(args.join_window, args.join_window_per_member),
+        table=Batching(args.table_window, args.table_window_per_member),
+        registers=args.registers,
+    )

@@ -1,0 +1,336 @@
+"""Hosts' links and the TCP connections over them. Knows bytes and time; what the bytes say is the receiver's business.
+
+Why this shape. The emulated links (simulations/network.py) are token buckets: one at the sending host, one in front of
+the receiver. On the sending host TCP Small Queues keeps a few packets per socket in the qdisc, so connections that have
+something to send share an uplink packet by packet: *processor sharing*, computed exactly with a virtual clock that
+moves at rate / active connections (one heap entry a frame, not an event a packet). In front of the receiver there is
+one FIFO, and packets stream through both links at once: a frame whose first byte left at `began` and whose last byte
+left at `left` is in the receiver's queue behind the work that the downlink has from others, so it arrives at
+
+    free = max(free, began - burst / down) + bytes / down        arrived = max(left, free) + latency
+
+The buckets hold a burst: a link that was idle lets so many bytes pass at once, which for a relay of small pieces is
+most of its first byte's time.
+
+A connection has at most `window` bytes that left and haven't arrived (TCP's window): one slow receiver therefore holds
+up its own connection, not its sender's uplink. In front of that stands the kernel's send buffer (`kernel` bytes:
+TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the last of it is in there. Behind it pieces
+wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece that has its connection for itself
+travels as one frame here, since nobody acts on a part of a piece.
+
+Control frames go before pieces but behind what the kernel has. They take time from the uplink and ride on the frame in
+front of them, without an event of their own.
+
+Left out: loss and recovery in the FIFO (the senders' windows keep it short), TCP's acknowledgements (under 1 % of the
+reverse direction with the large segments of veth), slow start after idle times.
+"""
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+from p2pdist.relay.frames import MAX_DATA_BYTES
+from simulations.model.events import Events
+
+PIECE_HEADER_BYTES = 140
+CONTROL_FRAME_BYTES = 80
+BURST_SECONDS = 0.01
+_QUANTUM_BYTES = 3000
+_NEVER = float("inf")
+
+
+class Frame:
+    """Bytes under way on one connection. `item` is what the receiver gets with the last of them."""
+
+    __slots__ = ("began", "flow", "item", "riders", "size_bytes")
+
+    def __init__(self, flow: "Flow", size_bytes: int, item: Any) -> None:
+        self.flow = flow
+        self.size_bytes = size_bytes
+        self.item = item
+        self.began = 0.0
+        self.riders: list[Any] = []
+
+
+class Flow:
+    """One direction of one connection."""
+
+    __slots__ = ("closed", "in_flight_bytes", "kernel", "kernel_bytes", "lanes", "on_wire", "receiver", "sender")
+
+    def __init__(self, sender: "Host", receiver: "Host") -> None:
+        self.sender = sender
+        self.receiver = receiver
+        self.lanes: OrderedDict[int, deque[list[Any]]] = OrderedDict()
+        self.kernel: deque[Frame] = deque()
+        self.kernel_bytes = 0
+        self.in_flight_bytes = 0
+        self.on_wire = False
+        self.closed = False
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the kernel has queued towards the receiver, bytes that haven't arrived included."""
+        return self.kernel_bytes + self.in_flight_bytes
+
+
+class Uplink:
+    """An uplink shared by the connections that have something to send; see the essay above."""
+
+    def __init__(
+        self, events: Events, bytes_per_second: float, burst_bytes: int, on_left: Callable[[Frame], None]
+    ) -> None:
+        self._events = events
+        self.bytes_per_second = bytes_per_second
+        self._burst_bytes = burst_bytes
+        self._tokens = float(burst_bytes)
+        self._on_left = on_left
+        self._virtual = 0.0
+        self._moved_at = 0.0
+        self._debt_bytes = 0.0
+        self._due: list[tuple[float, int, Frame]] = []
+        self._active = 0
+        self._serial = 0
+        self._next_at = _NEVER
+        self.sent_bytes = 0
+
+    def begin(self, frame: Frame) -> None:
+        """Send a frame, beside those under way."""
+        self._advance()
+        self._active += 1
+        self._put(frame)
+        self._schedule()
+
+    def take(self, size_bytes: int) -> None:
+        """Spend link time on small frames that go before everything else."""
+        self._advance()
+        self._debt_bytes += size_bytes
+        if self._tokens:
+            self._pay_debt(min(self._tokens, self._debt_bytes))
+        self.sent_bytes += size_bytes
+
+    def _pay_debt(self, tokens: float) -> None:
+        self._tokens -= tokens
+        self._debt_bytes -= tokens
+
+    def forget(self) -> None:
+        """The connection of a frame under way was closed; what it had on the link is dropped."""
+        self._advance()
+        before = len(self._due)
+        self._due = [entry for entry in self._due if not entry[2].flow.closed]
+        heapq.heapify(self._due)
+        self._active -= before - len(self._due)
+        self._schedule()
+
+    @property
+    def control_delay_seconds(self) -> float:
+        """How long a small frame waits behind the packets that other connections have in the queue."""
+        return (self._active * _QUANTUM_BYTES + self._debt_bytes) / self.bytes_per_second
+
+    def _put(self, frame: Frame) -> None:
+        frame.began = self._events.now
+        self._serial += 1
+        heapq.heappush(self._due, (self._virtual + frame.size_bytes, self._serial, frame))
+
+    def _advance(self) -> None:
+        now = self._events.now
+        capacity = (now - self._moved_at) * self.bytes_per_second
+        self._moved_at = now
+        if self._debt_bytes:
+            paid = min(capacity, self._debt_bytes)
+            self._debt_bytes -= paid
+            capacity -= paid
+        if self._active:
+            self._virtual += capacity / self._active
+        elif capacity:
+            self._tokens = min(self._burst_bytes, self._tokens + capacity)
+
+    def _schedule(self) -> None:
+        if self._due:
+            missing = max(0.0, self._due[0][0] - self._virtual) * self._active
+            if self._tokens:
+                used = min(self._tokens, missing)
+                self._tokens -= used
+                self._virtual += used / self._active
+                missing -= used
+            when = self._events.now + (missing + self._debt_bytes) / self.bytes_per_second
+            if when < self._next_at:
+                self._next_at = when
+                self._events.at(when, self._wake, when)
+
+    def _wake(self, when: float) -> None:
+        if when != self._next_at:
+            return
+        self._next_at = _NEVER
+        self._advance()
+        limit = self._virtual + 1e-3
+        left: list[Frame] = []
+        while self._due and self._due[0][0] <= limit:
+            left.append(heapq.heappop(self._due)[2])
+        self._active -= len(left)
+        for frame in left:
+            self.sent_bytes += frame.size_bytes
+            self._on_left(frame)
+        self._schedule()
+
+
+class Host:
+    """A host's link and connections. Subclasses say what happens with what arrives (`receive`) and left (`written`)."""
+
+    def __init__(
+        self,
+        name: str,
+        events: Events,
+        up_bytes_per_second: float,
+        down_bytes_per_second: float,
+        burst_bytes: int,
+        latency_seconds: float,
+        window_bytes: int,
+        kernel_bytes: int,
+    ) -> None:
+        self.name = name
+        self.events = events
+        up_burst = max(burst_bytes, int(up_bytes_per_second * BURST_SECONDS)) if burst_bytes else 0
+        self.uplink = Uplink(events, up_bytes_per_second, up_burst, self._left)
+        self._down_burst_seconds = max(burst_bytes / down_bytes_per_second, BURST_SECONDS) if burst_bytes else 0.0
+        self.down_bytes_per_second = down_bytes_per_second
+        self.latency_seconds = latency_seconds
+        self.down_free_at = -_NEVER
+        self.flows: dict[str, Flow] = {}
+        self._window_bytes = window_bytes
+        self._kernel_bytes = kernel_bytes
+        self.longest_control_seconds = 0.0
+        self.frozen = False
+        self._inbox: list[Callable[[], None]] = []
+
+    def receive(self, sender: "Host", item: Any) -> None:
+        """Something arrived whole."""
+        raise NotImplementedError
+
+    def written(self, item: Any) -> None:
+        """The kernel has taken the last byte of a piece."""
+        raise NotImplementedError
+
+    def flow_to(self, receiver: "Host") -> Flow:
+        """The connection to `receiver`, our direction; made when there is none."""
+        flow = self.flows.get(receiver.name)
+        if flow is None:
+            flow = self.flows[receiver.name] = Flow(self, receiver)
+        return flow
+
+    def send_piece(self, receiver: "Host", generation: int, size_bytes: int, item: Any) -> None:
+        """Queue a piece of a generation."""
+        flow = self.flow_to(receiver)
+        flow.lanes.setdefault(generation, deque()).append([item, size_bytes + PIECE_HEADER_BYTES])
+        self._feed(flow)
+
+    def send_control(self, receiver: "Host", item: Any) -> None:
+        """Send a small frame, behind what the kernel has for this receiver."""
+        flow = self.flow_to(receiver)
+        self.uplink.take(CONTROL_FRAME_BYTES)
+        now = self.events.now
+        if flow.kernel:
+            flow.kernel[-1].riders.append((now, item))
+            return
+        left = now + self.uplink.control_delay_seconds
+        arrives = max(left, receiver.down_free_at) + self.latency_seconds
+        self.events.at(arrives, self._control_arrived, flow, now, item)
+
+    def close_flow(self, peer: str) -> list[Any]:
+        """Drop our direction of a connection; returns the pieces whose last byte never left."""
+        flow = self.flows.pop(peer, None)
+        if flow is None:
+            return []
+        flow.closed = True
+        self.uplink.forget()
+        return [item for lane in flow.lanes.values() for item, _ in lane]
+
+    def take_queued(self, peer: str) -> None:
+        """Drop the pieces towards `peer` that haven't reached the kernel."""
+        flow = self.flows.get(peer)
+        if flow is not None:
+            flow.lanes.clear()
+
+    def freeze(self) -> None:
+        """The process stands still: its kernel takes and sends what it has room for, and nobody reads."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """The process goes on, with what the kernel has kept for it."""
+        self.frozen = False
+        inbox, self._inbox = self._inbox, []
+        for arrive in inbox:
+            arrive()
+        for flow in list(self.flows.values()):
+            self._feed(flow)
+
+    # From lanes to the kernel to the link.
+
+    def _feed(self, flow: Flow) -> None:
+        while flow.lanes and flow.kernel_bytes < self._kernel_bytes:
+            generation, lane = flow.lanes.popitem(last=False)
+            entry = lane[0]
+            item, rest = entry
+            if flow.lanes and rest > MAX_DATA_BYTES + PIECE_HEADER_BYTES:
+                entry[1] = rest - MAX_DATA_BYTES
+                frame = Frame(flow, MAX_DATA_BYTES, None)
+            else:
+                lane.popleft()
+                frame = Frame(flow, rest, item)
+            if lane:
+                flow.lanes[generation] = lane
+            flow.kernel.append(frame)
+            flow.kernel_bytes += frame.size_bytes
+            if not flow.on_wire:
+                self._next_frame(flow)
+            if frame.item is not None:
+                self.written(item)
+
+    def _next_frame(self, flow: Flow) -> None:
+        if flow.kernel and flow.in_flight_bytes < self._window_bytes:
+            flow.on_wire = True
+            self.uplink.begin(flow.kernel[0])
+        else:
+            flow.on_wire = False
+
+    def _left(self, frame: Frame) -> None:
+        """The last byte of a frame is on its way."""
+        flow = frame.flow
+        flow.kernel.popleft()
+        flow.kernel_bytes -= frame.size_bytes
+        flow.in_flight_bytes += frame.size_bytes
+        receiver = flow.receiver
+        now = self.events.now
+        begun = max(receiver.down_free_at, frame.began - receiver._down_burst_seconds)
+        free = begun + frame.size_bytes / receiver.down_bytes_per_second
+        receiver.down_free_at = free
+        self.events.at(max(now, free) + self.latency_seconds, self._arrived, frame)
+        self._next_frame(flow)
+        if flow.lanes and not self.frozen:
+            self._feed(flow)
+
+    def _arrived(self, frame: Frame) -> None:
+        flow = frame.flow
+        if flow.closed:
+            return
+        if flow.receiver.frozen:
+            flow.receiver._inbox.append(lambda: self._arrived(frame))
+            return
+        flow.in_flight_bytes -= frame.size_bytes
+        if not flow.on_wire and flow.kernel:
+            self._next_frame(flow)
+        if frame.item is not None:
+            flow.receiver.receive(self, frame.item)
+        if frame.riders:
+            for since, item in frame.riders:
+                self._control_arrived(flow, since, item)
+
+    def _control_arrived(self, flow: Flow, since: float, item: Any) -> None:
+        if flow.closed:
+            return
+        if flow.receiver.frozen:
+            flow.receiver._inbox.append(lambda: self._control_arrived(flow, since, item))
+            return
+        waited = self.events.now - since
+        self.longest_control_seconds = max(self.longest_control_seconds, waited)
+        flow.receiver.receive(self, item)

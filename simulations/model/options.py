@@ -1,0 +1,43 @@
+"""What a run of the model may vary beside the scenario: rules, windows, the network's fine print."""
+
+from dataclasses import dataclass
+
+from p2pdist.relay.spans import DEFAULT_FAN
+from p2pdist.tracker.epochs import JOIN_WINDOW_SECONDS
+from p2pdist.tracker.table import WINDOW_SECONDS as TABLE_WINDOW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How long the tracker lets news come together: at least `seconds`, more by each member who must hear them."""
+
+    seconds: float
+    seconds_per_member: float = 0.0
+
+    def window(self, members: int) -> float:
+        """The wait when so many must be told."""
+        return max(self.seconds, self.seconds_per_member * members)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`hosts` scales the scenario's groups to so many hosts in all; `piece_bytes` and `fan` replace the code's choice.
+
+    `share` is what of a link's rate is payload (tbf counts Ethernet headers). `hop_seconds` is what a hop takes beside
+    the links: wake-ups, hashing, the round trip that the scenario names comes on top. `burst_bytes` is what a link's
+    token bucket holds, at least (10 ms if that is more; 0: no burst at all). `window_bytes` and `kernel_bytes`: see
+    `links`. `registers`: hosts take their lease when they ask, instead of before the clock starts.
+    """
+
+    seed: int = 1
+    hosts: int | None = None
+    piece_bytes: int | None = None
+    fan: int = DEFAULT_FAN
+    share: float = 0.955
+    hop_seconds: float = 0.0005
+    burst_bytes: int = 128 * 1024
+    window_bytes: int = 256 * 1024
+    kernel_bytes: int = 128 * 1024
+    joins: Batching = Batching(JOIN_WINDOW_SECONDS)
+    table: Batching = Batching(TABLE_WINDOW_SECONDS)
+    registers: bool = False
