@@ -66,7 +66,7 @@ class Connection:
         Raises `ConnectionEnded` when the peer hung up, `ProtocolError` for what isn't a frame.
         """
         budget = _TURN_BYTES
-        while budget > 0:
+        while budget > 0 or self._holds_decrypted_bytes:
             received = self._receive()
             if received is None:
                 return
@@ -74,6 +74,11 @@ class Connection:
             yield from self._frames()
             if self._drained:
                 return
+
+    @property
+    def _holds_decrypted_bytes(self) -> bool:
+        """Whether TLS has bytes for us that epoll can't know of."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
     def _receive(self) -> int | None:
         if self._end == len(self._buffer) or self._start == self._end:
