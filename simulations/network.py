@@ -112,10 +112,15 @@ def _run(argv: Sequence[str], script: str = "") -> str:
     return finished.stdout
 
 
-def _shape(device: str, rate_bps: int) -> str:
-    """The `tc -batch` line for a token bucket; the bucket holds 10 ms and at least two full GSO packets."""
+def _shape(device: str, rate_bps: int | None) -> str:
+    """The `tc -batch` line for a token bucket; the bucket holds 10 ms and at least two full GSO packets.
+
+    Without a rate it is the line that lets the device send as it can.
+    """
+    if rate_bps is None:
+        return f"qdisc replace dev {device} root noqueue\n"
     burst = max(_MIN_BURST_BYTES, int(rate_bps / 8 * _BURST_SECONDS))
-    return f"qdisc add dev {device} root tbf rate {rate_bps}bit burst {burst}b latency 50ms\n"
+    return f"qdisc replace dev {device} root tbf rate {rate_bps}bit burst {burst}b latency 50ms\n"
 
 
 def _enter(namespace: str) -> None:
@@ -148,6 +153,21 @@ def _set_congestion_control() -> str:
     raise NetworkUnavailable(f"none of {', '.join(_CONGESTION_CONTROLS)} may be used in a network namespace here")
 
 
+def _trunk(index: int) -> tuple[str, str]:
+    """The two ends of the link between the first bridge and another one."""
+    return f"trunk{index}a", f"trunk{index}b"
+
+
+def _bridge(index: int) -> str:
+    """The `ip -batch` lines that make a bridge, joined to the first one."""
+    lines = f"link add bridge{index} type bridge mcast_snooping 0\nlink set bridge{index} up\n"
+    if index == 0:
+        return lines
+    near, far = _trunk(index)
+    lines += f"link add {near} type veth peer name {far}\n"
+    return lines + f"link set {near} master bridge0 up\nlink set {far} master bridge{index} up\n"
+
+
 class Host:
     """A network namespace with one link, `eth0`; made by `Network`."""
 
@@ -175,6 +195,10 @@ class Host:
         """A TCP connection from this host; `address` may be the host's own 127.0.0.1."""
         return self.make_socket(lambda: socket.create_connection((address, port), timeout_seconds))
 
+    def enter(self) -> None:
+        """Move the calling thread here for good; it must be one that ends with what it does here."""
+        _enter(self.namespace)
+
     def listen(self, port: int = 0, address: str = "") -> socket.socket:
         """A listening TCP socket of this process on this host; IPv4 on all its addresses unless one is given."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -190,14 +214,23 @@ class Host:
 
 
 class Network:
-    """Hosts by name on one bridge, for as long as the context lasts."""
+    """Hosts by name on one bridge, or one for each zone, for as long as the context lasts.
 
-    def __init__(self, links: Mapping[str, Link]) -> None:
+    `zones` says where hosts stand, the zone of the first one being that which all others are joined to, by links that
+    carry `zone_bps` each way.
+    """
+
+    def __init__(
+        self, links: Mapping[str, Link], *, zones: Mapping[str, str] | None = None, zone_bps: int | None = None
+    ) -> None:
         prefix = f"{Owner.current()}.{next(_serial)}"
         self._hub = f"{prefix}.hub"
         self.hosts = {
             name: Host(name, f"{prefix}.host.{name}", index, link) for index, (name, link) in enumerate(links.items())
         }
+        self._zones = {name: (zones or {}).get(name, "") for name in links}
+        self._bridges = {zone: index for index, zone in enumerate(dict.fromkeys(self._zones.values()))}
+        self._zone_bps = zone_bps
         self.congestion_control = ""
         self._cleanup = ExitStack()
 
@@ -221,13 +254,16 @@ class Network:
         hosts = self.hosts.values()
         namespaces = [self._hub, *(host.namespace for host in hosts)]
         _run(["ip", "-batch", "-"], "".join(f"netns add {namespace}\n" for namespace in namespaces))
-        hub = "link add bridge0 type bridge mcast_snooping 0\nlink set bridge0 up\n"
+        hub = "".join(_bridge(index) for index in self._bridges.values())
         for host in hosts:
             hub += f"link add {host.port_device} type veth peer name eth0 netns {host.namespace}\n"
-            hub += f"link set {host.port_device} master bridge0 up\n"
+            hub += f"link set {host.port_device} master bridge{self._bridges[self._zones[host.name]]} up\n"
         _run(["ip", "-netns", self._hub, "-batch", "-"], hub)
-        downlinks = [_shape(host.port_device, rate) for host in hosts if (rate := host.link.down_bps) is not None]
-        _run(["tc", "-netns", self._hub, "-batch", "-"], "".join(downlinks))
+        shapes = [_shape(host.port_device, rate) for host in hosts if (rate := host.link.down_bps) is not None]
+        if self._zone_bps is not None:
+            ends = [end for index in self._bridges.values() if index for end in _trunk(index)]
+            shapes += [_shape(end, self._zone_bps) for end in ends]
+        _run(["tc", "-netns", self._hub, "-batch", "-"], "".join(shapes))
         for host in hosts:
             self._set_up(host)
 
@@ -248,12 +284,28 @@ class Network:
                 process.kill()
         remove([self._hub, *(host.namespace for host in self.hosts.values())])
 
+    def reshape(self, name: str, link: Link) -> None:
+        """Give a host's link other rates from now on."""
+        host = self.hosts[name]
+        _run(["tc", "-netns", host.namespace, "-batch", "-"], _shape("eth0", link.up_bps))
+        _run(["tc", "-netns", self._hub, "-batch", "-"], _shape(host.port_device, link.down_bps))
+        host.link = link
+
     def counters(self) -> dict[str, LinkBytes]:
         """What each host's link has carried so far, all read in one instant at the bridge."""
+        devices = self._devices()
+        return {host.name: devices[host.port_device] for host in self.hosts.values()}
+
+    def zone_counters(self) -> dict[str, LinkBytes]:
+        """What has gone from and to each zone but the first, over the link that joins it."""
+        devices = self._devices()
+        return {zone: devices[_trunk(index)[0]] for zone, index in self._bridges.items() if index}
+
+    def _devices(self) -> dict[str, LinkBytes]:
+        """What has come into the bridges by each device (what its other end has sent) and what has left by it."""
         text = _inside(self._hub, Path("/proc/thread-self/net/dev").read_text)
         fields = {line.split(":")[0].strip(): line.split(":")[1].split() for line in text.splitlines()[2:]}
-        ports = {host.name: fields[host.port_device] for host in self.hosts.values()}
-        return {name: LinkBytes(sent=int(port[0]), received=int(port[8])) for name, port in ports.items()}
+        return {device: LinkBytes(sent=int(each[0]), received=int(each[8])) for device, each in fields.items()}
 
 
 def namespaces() -> list[str]:
