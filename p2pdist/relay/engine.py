@@ -101,6 +101,11 @@ class _Duty:
     acknowledged: bool = False
 
 
+def _nobody() -> _Duty:
+    """The duty of an arc for which nobody waits."""
+    return _Duty("", 0, acknowledged=True)
+
+
 @dataclass(slots=True)
 class _Pending:
     """One arc that was handed to `node` and isn't acknowledged."""
@@ -135,6 +140,7 @@ class _Generation:
     rings: dict[int, Ring] = field(default_factory=dict)
     dealings: dict[int, _Dealing] = field(default_factory=dict)
     served: set[tuple[int, int, int]] = field(default_factory=set)
+    slow: frozenset[str] = frozenset()
     successors: dict[int, int] = field(default_factory=dict)
 
     def dealing(self, epoch: int) -> _Dealing | None:
@@ -179,11 +185,21 @@ class Engine:
             self._drop(tag)
 
     def add_ring(self, generation: int, ring: Ring) -> None:
-        """Learn the members of an epoch. Deals that wait for a root go on over the newest ring that this node deals."""
+        """Learn the members of an epoch.
+
+        Members that have become leaves lose the spans that they were given: their heirs offer them on, so that nobody
+        waits for a slow uplink.
+        """
         state = self._generations[generation]
         if ring.epoch in state.rings:
             return
         state.rings[ring.epoch] = ring
+        state.slow = frozenset(ring.leaves)
+        for leaf in ring.leaves:
+            for tag in sorted(self._tags_of.get(leaf, ())):
+                pending = self._pending[tag]
+                if pending.generation == generation and pending.span:
+                    self._relieve(pending)
 
     def knows(self, generation: int, epoch: int) -> bool:
         """Whether pieces of this epoch can be judged yet."""
@@ -201,7 +217,7 @@ class Engine:
                 raise ProtocolError(f"{sender} offers piece {index} but isn't a member of epoch {epoch}")
             return
         place = ring.place(self.me, root, state.fan)
-        if span != place.span or sender != ring.parent(self.me, root, state.fan):
+        if span > place.span or sender != ring.parent(self.me, root, state.fan):
             raise ProtocolError(
                 f"{sender} sent piece {index} of epoch {epoch}, root {root}, with span {span};"
                 f" our place has span {place.span} and parent {ring.parent(self.me, root, state.fan)}"
@@ -219,7 +235,7 @@ class Engine:
         duty = _Duty(sender, push.tag)
         ring = state.rings[push.epoch]
         duty.owes_credit = sender == ring.dealer
-        self._serve(duty, push, ring, state.fan, by_offer=push.offered)
+        self._serve(duty, push, ring, state.fan, by_offer=push.offered or self.me in state.slow)
 
     def offered(self, sender: str, offer: Offer) -> None:
         """A span is handed to us; want the bytes, or serve it with what we hold."""
@@ -320,8 +336,8 @@ class Engine:
         A member that is new starts at the count of the member that was dealt least, so that it isn't dealt everything.
         """
         state = self._generations[generation]
-        self.start_dealing(generation, ring)
         old = state.dealings.pop(old_epoch, None)
+        self.start_dealing(generation, ring)
         if old is None:
             return
         state.successors[old_epoch] = ring.epoch
@@ -365,35 +381,62 @@ class Engine:
         return pending if pending is not None and pending.node == sender else None
 
     def _serve(self, duty: _Duty, what: Push | Offer, ring: Ring, fan: int, by_offer: bool) -> None:
-        rank = ring.rank(self.me)
-        children = arcs(what.span, fan)
-        duty.open_arcs = duty.children = len(children)
-        ordered = list(children)
-        self._rng.shuffle(ordered)
-        for arc in ordered:
-            self._hand(duty, what, ring, rank + arc.offset, arc.span, by_offer)
+        if not ring.is_leaf(self.me):
+            rank = ring.rank(self.me)
+            ordered = list(arcs(what.span, fan))
+            duty.open_arcs = duty.children = len(ordered)
+            self._rng.shuffle(ordered)
+            for arc in ordered:
+                self._hand(duty, what, ring, rank + arc.offset, arc.span, by_offer)
+            if ring.leaves and not by_offer:
+                self._serve_leaves(what, ring)
         self._maybe_credit(duty)
         self._maybe_ack(duty)
+
+    def _serve_leaves(self, what: Push | Offer, ring: Ring) -> None:
+        """Send a piece to the leaves that are ours for its root; nobody is told when they have it."""
+        for leaf in ring.leaves_of(self.me, what.root):
+            if leaf not in self._down:
+                self._put(_Pending(leaf, what.generation, what.index, ring, what.root, 0, 0, _nobody(), False))
+
+    def _relieve(self, pending: _Pending) -> None:
+        """Take the span from a child that is slow, but not the piece itself, and wait for it no more."""
+        self._settle_deal(pending)
+        duty, pending.duty = pending.duty, _nobody()
+        span, pending.span = pending.span, 0
+        self._hand(duty, pending, pending.ring, pending.rank + 1, span - 1, by_offer=True)
 
     def _hand(
         self, duty: _Duty, what: Push | Offer | _Pending, ring: Ring, rank: int, span: int, by_offer: bool
     ) -> None:
-        """Give an arc to its first member that isn't down; an arc without one is served."""
+        """Give an arc to its first member that isn't down; an arc without one is served.
+
+        A member that has become slow since gets the piece, but not the arc.
+        """
+        state = self._generations.get(what.generation)
+        slow = state.slow if state is not None else frozenset[str]()
         while span >= 0:
             node = ring.at(rank)
             if node not in self._down and node != self.me:
                 pending = _Pending(node, what.generation, what.index, ring, what.root, rank, span, duty, by_offer)
-                tag = self._new_tag()
-                self._pending[tag] = pending
-                self._tags_of[node].add(tag)
-                if duty.parent is None:
-                    self._deals_unwritten += not by_offer
-                    pending.written = by_offer
-                self._actions.append(self._offer(tag, pending) if by_offer else self._push(tag, pending, False))
-                return
+                if not span or node not in slow or duty.parent is None:
+                    self._put(pending)
+                    return
+                pending.span, pending.duty = 0, _nobody()
+                self._put(pending)
             rank, span, by_offer = rank + 1, span - 1, True
         duty.open_arcs -= 1
         self._maybe_ack(duty)
+
+    def _put(self, pending: _Pending) -> None:
+        """Note that an arc is handed out, and send its piece or offer."""
+        tag = self._new_tag()
+        self._pending[tag] = pending
+        self._tags_of[pending.node].add(tag)
+        if pending.duty.parent is None:
+            self._deals_unwritten += not pending.by_offer
+            pending.written = pending.by_offer
+        self._actions.append(self._offer(tag, pending) if pending.by_offer else self._push(tag, pending, False))
 
     def _to_heir(self, pending: _Pending) -> None:
         self.takeovers += 1

@@ -10,6 +10,9 @@ Spans count members of the epoch, not slots of the fleet's table: with a table o
 ones are members, spans over slots make the first member after the gap a child of every root, and its uplink carries up
 to `fan` copies (tests/unit/relay/test_spans.py shows the difference). When the whole fleet pulls, both are the same.
 
+Members that are slow take no part in this: as *leaves* they stand beside the ring, and each piece reaches a leaf from
+one of a few members of the ring, in turn by its root. A leaf passes nothing on and nobody waits for it.
+
 Trees that differ per piece: SplitStream (Castro et al. 2003); two-hop scatter reaches the fluid bound (Kumar and Ross
 2006).
 """
@@ -22,6 +25,7 @@ from p2pdist.core.errors import InvalidInput
 
 DEFAULT_FAN = 4
 MAX_MEMBERS = 1 << 16
+LEAF_SERVERS = 8
 
 
 class Arc(NamedTuple):
@@ -77,26 +81,39 @@ def child_offsets(members: int, fan: int) -> tuple[int, ...]:
 
 
 class Ring:
-    """The members of one epoch of a relay, in the order of their slots, and the node that deals to them."""
+    """The members of one epoch of a relay, in the order of their slots, and the node that deals to them.
 
-    __slots__ = ("_ranks", "dealer", "epoch", "members")
+    `members` stand on the ring, `leaves` beside it; `len` counts the ring alone. Raises `InvalidInput` when somebody is
+    named twice, when there are too many, and for leaves without a ring.
+    """
 
-    def __init__(self, epoch: int, members: Iterable[str], dealer: str) -> None:
+    __slots__ = ("_leaves", "_ranks", "dealer", "epoch", "leaves", "members")
+
+    def __init__(self, epoch: int, members: Iterable[str], dealer: str, leaves: Iterable[str] = ()) -> None:
         self.epoch = epoch
         self.members = tuple(members)
+        self.leaves = tuple(leaves)
         self.dealer = dealer
         self._ranks = {node: rank for rank, node in enumerate(self.members)}
-        if len(self._ranks) != len(self.members) or len(self.members) > MAX_MEMBERS:
+        self._leaves = {node: number for number, node in enumerate(self.leaves)}
+        everybody = len(self.members) + len(self.leaves)
+        if len(self._ranks | self._leaves) != everybody or everybody > MAX_MEMBERS:
             raise InvalidInput(f"epoch {epoch} names a member twice or has more than {MAX_MEMBERS} members")
+        if self.leaves and not self.members:
+            raise InvalidInput(f"epoch {epoch} has leaves and no ring")
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __contains__(self, node: str) -> bool:
-        return node in self._ranks
+        return node in self._ranks or node in self._leaves
+
+    def is_leaf(self, node: str) -> bool:
+        """Whether `node` stands beside the ring."""
+        return node in self._leaves
 
     def rank(self, node: str) -> int:
-        """Where `node` stands; raises KeyError when it isn't a member."""
+        """Where `node` stands on the ring; raises KeyError when it doesn't."""
         return self._ranks[node]
 
     def at(self, rank: int) -> str:
@@ -105,6 +122,8 @@ class Ring:
 
     def place(self, node: str, root: int, fan: int) -> Place:
         """The place of `node` in the tree whose root has rank `root`."""
+        if node in self._leaves:
+            return Place((self._server(self._leaves[node], root) - root) % len(self.members), 0)
         return place((self._ranks[node] - root) % len(self.members), len(self.members), fan)
 
     def parent(self, node: str, root: int, fan: int) -> str:
@@ -112,7 +131,24 @@ class Ring:
         offset = self.place(node, root, fan).parent_offset
         return self.dealer if offset is None else self.at(root + offset)
 
+    def leaves_of(self, node: str, root: int) -> list[str]:
+        """The leaves that `node` passes a piece of this root on to."""
+        rank = self._ranks[node]
+        return [leaf for number, leaf in enumerate(self.leaves) if self._server(number, root) == rank]
+
     def children_of(self, node: str, fan: int) -> list[str]:
         """Every member that `node` may have to send to, for any root."""
+        if node in self._leaves:
+            return []
         rank = self._ranks[node]
-        return [self.at(rank + offset) for offset in child_offsets(len(self.members), fan)]
+        inner = [self.at(rank + offset) for offset in child_offsets(len(self.members), fan)]
+        return inner + [leaf for number, leaf in enumerate(self.leaves) if rank in self._servers(number)]
+
+    def _servers(self, leaf: int) -> list[int]:
+        """The ranks that serve the leaf with this number, by turns."""
+        count = min(LEAF_SERVERS, len(self.members))
+        return [(leaf * count + turn) % len(self.members) for turn in range(count)]
+
+    def _server(self, leaf: int, root: int) -> int:
+        servers = self._servers(leaf)
+        return servers[root % len(servers)]

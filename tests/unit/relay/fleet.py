@@ -21,6 +21,7 @@ class Fleet:
     seed: int = 0
     fan: int = 4
     piece_bytes: int = 1 << 20
+    leaves: tuple[str, ...] = ()
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -32,10 +33,9 @@ class Fleet:
         self.uploads: Counter[str] = Counter()
         self.silent: set[str] = set()
         self.cut: set[str] = set()
-        for node in [DEALER, *self.members]:
+        self.ring = Ring(1, self.members, DEALER, self.leaves)
+        for node in [DEALER, *self.members, *self.leaves]:
             self.add(node)
-        self.ring = Ring(1, self.members, DEALER)
-        for node in [DEALER, *self.members]:
             self.engines[node].add_ring(GENERATION, self.ring)
         self.engines[DEALER].start_dealing(GENERATION, self.ring)
 

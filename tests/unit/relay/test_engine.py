@@ -189,3 +189,57 @@ def test_generations_that_wait_for_the_wire_take_turns() -> None:
             dealer.acked(push.to, push.tag)
     assert sorted(dealt) == [GENERATION] * 20 + [other] * 20
     assert all(set(dealt[start : start + 4]) == {GENERATION, other} for start in range(4, 32, 4))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    members=st.integers(1, 20),
+    leaves=st.integers(0, 6),
+    pieces=st.integers(0, 20),
+    fan=st.integers(1, 5),
+    seed=st.integers(0, 1 << 30),
+)
+def test_leaves_get_every_piece_exactly_once_and_pass_nothing_on(
+    members: int, leaves: int, pieces: int, fan: int, seed: int
+) -> None:
+    slow = tuple(f"slow{number}" for number in range(leaves))
+    fleet = Fleet(pieces, names(members), seed, fan, leaves=slow)
+    deal_all(fleet)
+    fleet.run()
+    everybody = [*fleet.members, *slow]
+    assert fleet.received == {(node, index): 1 for node in everybody for index in range(pieces)}
+    assert not any(fleet.uploads[node] for node in slow)
+    assert not any(engine.unfinished(GENERATION) for engine in fleet.engines.values())
+
+
+def test_nobody_waits_for_a_leaf() -> None:
+    fleet = Fleet(30, names(5), piece_bytes=1 << 20, leaves=("slow",))
+    fleet.silent.add("slow")
+    deal_all(fleet)
+    fleet.run()
+    assert all(fleet.lacking(node) == [] for node in fleet.members)
+    assert fleet.engines[DEALER].unfinished(GENERATION) == 0
+
+
+@settings(deadline=None, max_examples=80)
+@given(members=st.integers(3, 16), pieces=st.integers(1, 30), steps=st.integers(0, 400), seed=st.integers(0, 1 << 30))
+def test_a_member_that_turns_out_slow_gives_up_its_spans(members: int, pieces: int, steps: int, seed: int) -> None:
+    fleet = Fleet(pieces, names(members), seed)
+    slow, others = fleet.members[-1], fleet.members[:-1]
+    deal_all(fleet)
+    fleet.silent.add(slow)
+    for _ in range(steps):
+        fleet.step()
+    ring = Ring(2, others, DEALER, [slow])
+    for node, engine in fleet.engines.items():
+        if node != DEALER:
+            engine.add_ring(GENERATION, ring)
+    fleet.engines[DEALER].replace_dealing(GENERATION, 1, ring)
+    fleet.run()
+    assert all(fleet.lacking(node) == [] for node in others)
+    fleet.silent.discard(slow)
+    fleet.run()
+    assert fleet.lacking(slow) == []
+    duplicates = sum(fleet.received[node, index] - 1 for node in fleet.members for index in range(pieces))
+    assert duplicates <= members
+    assert not any(engine.unfinished(GENERATION) for engine in fleet.engines.values())

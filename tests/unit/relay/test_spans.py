@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pdist.core.errors import InvalidInput
 from p2pdist.relay.spans import Ring, arcs, child_offsets, place
 
 
@@ -66,3 +68,28 @@ def test_ring_places() -> None:
     assert ring.at(7) == "c"
     assert "tracker" not in ring
     assert ring.children_of("d", fan=4) == ["e", "a", "b", "c"]
+
+
+@given(members=st.integers(1, 60), leaves=st.integers(0, 20), fan=st.integers(1, 6), root=st.integers(0, 200))
+def test_each_leaf_gets_each_piece_from_one_member_of_the_ring(members: int, leaves: int, fan: int, root: int) -> None:
+    root %= members
+    ring = Ring(1, [f"m{n}" for n in range(members)], "tracker", [f"l{n}" for n in range(leaves)])
+    served = [(node, leaf) for node in ring.members for leaf in ring.leaves_of(node, root)]
+    assert sorted(leaf for _, leaf in served) == sorted(ring.leaves)
+    for node, leaf in served:
+        assert ring.parent(leaf, root, fan) == node
+        assert ring.place(leaf, root, fan).span == 0
+        assert leaf in ring.children_of(node, fan)
+        assert ring.children_of(leaf, fan) == []
+
+
+def test_leaves_are_shared_by_their_servers() -> None:
+    ring = Ring(1, [f"m{n}" for n in range(14)], "tracker", ["l0", "l1"])
+    carried = Counter(node for root in range(14 * 8) for node in ring.members if ring.leaves_of(node, root))
+    assert max(carried.values()) <= 2 * 14
+    assert len(carried) == 14
+
+
+def test_a_ring_of_leaves_alone_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="leaves and no ring"):
+        Ring(1, [], "tracker", ["l0"])
