@@ -133,6 +133,7 @@ class Control:
             self._lines.say(agent.node, self._welcome(agent))
             self._lines.say(agent.node, Table(True, self._fleet.table()))
             with line.scope:
+                await self._leases.known()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._lines.write, line, newcomer.channel)
                     try:

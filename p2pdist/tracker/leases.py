@@ -50,6 +50,10 @@ class Leases:
         self._table.change(change)
         return agent, line
 
+    async def known(self) -> None:
+        """Wait until everybody is told of the leases so far; our relay takes no connection of others."""
+        await self._table.settled()
+
     def renew(self, node: str) -> None:
         """The node gave a sign of life."""
         self._fleet.renew(node, trio.current_time())

@@ -26,6 +26,7 @@ class TableSpread:
         self._on_nodes = on_nodes
         self._changes: list[TableChange] = []
         self._changed = trio.Event()
+        self._flushed = trio.Event()
 
     def change(self, change: TableChange) -> None:
         """Somebody came, went, or moved."""
@@ -34,12 +35,19 @@ class TableSpread:
             self._changed.set()
             self._metrics.agents_leased.set(len(self._fleet))
 
+    async def settled(self) -> None:
+        """Wait until all changes so far were told, to the relay's thread too."""
+        if self._changes:
+            await self._flushed.wait()
+
     def flush(self) -> None:
         """Queue what has changed: whatever names a slot must come after it."""
         if not self._changes:
             return
         changes, self._changes = self._changes, []
         self._on_nodes()
+        self._flushed.set()
+        self._flushed = trio.Event()
         present = {agent.member.slot: agent.member for agent in self._fleet.agents()}
         touched = {member.slot for change in changes for member in change.added}
         gone = {slot for change in changes for slot in change.removed}
