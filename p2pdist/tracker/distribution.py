@@ -25,7 +25,7 @@ from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying
 from p2pdist.tracker.starting import Starting
 from p2pdist.tracker.swarming import Swarming
-from p2pdist.tracker.wishes import Say, Wish
+from p2pdist.tracker.wishes import Claim, Say, Wish
 from p2pdist.wire.messages import Join
 
 _REMEMBERED_RECORDS = 64
@@ -181,7 +181,7 @@ class Distribution:
                 await self.verify(digest)
             record = await trio.to_thread.run_sync(self._store.record, digest)
             self._remember(digest, record)
-            for wish in self._claim(digest):
+            for wish in self._undecided.pop(digest, []):
                 self._decide(wish, looked_up=True)
         except Exception as error:
             self._refuse_all(digest, error)
@@ -198,7 +198,7 @@ class Distribution:
         try:
             if record is not None and record.metainfo is not None:
                 try:
-                    await self._starting.from_store(record, record.metainfo, lambda: self._claim(digest))
+                    await self._starting.from_store(record, record.metainfo, Claim(self._undecided, digest))
                     return
                 except BlobUnknown as error:
                     log.warning("blob_lost", digest=digest, reason=str(error))
@@ -211,7 +211,9 @@ class Distribution:
         while wishes := self._undecided.get(digest):
             upstream, repository, size_bytes = source = wishes[0].source
             try:
-                await self._starting.from_origin(upstream, repository, digest, size_bytes, lambda: self._claim(digest))
+                await self._starting.from_origin(
+                    upstream, repository, digest, size_bytes, Claim(self._undecided, digest)
+                )
                 return
             except StoreError:
                 raise
@@ -223,9 +225,6 @@ class Distribution:
                     self.relaying.refuse(wish, error)
         self._undecided.pop(digest, None)
 
-    def _claim(self, digest: Digest) -> list[Wish]:
-        return self._undecided.pop(digest, [])
-
     def _refuse_all(self, digest: Digest, error: Exception) -> None:
         """The end of a task that was to answer wishes: none is left without one, and nothing else ends with it."""
         if isinstance(error, P2PDistError):
@@ -234,5 +233,5 @@ class Distribution:
         else:
             log.exception("blob_unavailable", error, digest=digest)
             told = unexpected(error)
-        for wish in self._claim(digest):
+        for wish in self._undecided.pop(digest, []):
             self.relaying.refuse(wish, told)

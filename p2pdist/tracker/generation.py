@@ -99,7 +99,7 @@ class Generation:
                 self._late.add(node)
         orders: list[Order] = []
         for missing, cohort in cohorts.items():
-            orders += self._fill(missing, cohort, self._able())
+            orders += self._fill(missing, cohort, self._able() - set(cohort))
         return orders
 
     def lacking(self, node: str, missing: Sequence[int]) -> list[Order]:

@@ -21,12 +21,12 @@ from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
 from p2pdist.tracker.epochs import Epochs, Live
 from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.generation import Generation, Stage
-from p2pdist.tracker.wishes import Say, Wish, ended, failed
+from p2pdist.tracker.wishes import Claim, Say, Wish, ended, failed
 from p2pdist.wire.messages import Dealt, Ended
 
 END_SECONDS = 60.0
 STALL_SECONDS = 30.0
-_CHECK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 log = get_logger("tracker.relaying")
 
 
@@ -80,14 +80,13 @@ class Relaying:
 
     # Beginning and entering.
 
-    def open(self, subject: Subject, claim: Callable[[], list[Wish]], fetch: trio.CancelScope | None = None) -> Live:
-        """Begin a generation: the size is known, so whoever waited enters. `claim` gives their wishes.
+    def open(self, subject: Subject, claim: Claim, fetch: trio.CancelScope | None = None) -> Live:
+        """Begin a generation: the size is known, so whoever waited enters.
 
-        Raises `Unavailable` when no descriptor is left.
+        Raises `Unavailable` when no descriptor is left; the wishes then still wait.
         """
         layout, number = subject.file.layout, subject.number
-        wishes = claim()
-        by_offer = any(wish.join.held.strip(b"\0") for wish in wishes)
+        by_offer = any(wish.join.held.strip(b"\0") for wish in claim.peek())
         generation = Generation(
             number,
             subject.digest,
@@ -102,10 +101,7 @@ class Relaying:
         try:
             counts = self._relay.open(spec).counts
         except OSError as error:
-            problem = Unavailable(f"the tracker can't begin to relay {subject.digest}: {error.strerror}")
-            for wish in wishes:
-                self.refuse(wish, problem)
-            raise problem from error
+            raise Unavailable(f"the tracker can't begin to relay {subject.digest}: {error.strerror}") from error
         live = Live(generation, counts, fetch)
         self._live[subject.digest] = self._numbers[number] = live
         self._metrics.generations_live.set(len(self._live))
@@ -117,7 +113,7 @@ class Relaying:
             repository=subject.repository,
             private=subject.private,
         )
-        for wish in wishes:
+        for wish in claim.take():
             self.enter(live, wish)
         return live
 
@@ -277,7 +273,7 @@ class Relaying:
     async def watch_stalls(self) -> None:
         """Let nobody wait for a deal that doesn't move although every piece is here."""
         while True:
-            await trio.sleep(_CHECK_SECONDS)
+            await trio.sleep(CHECK_SECONDS)
             now = trio.current_time()
             for live in list(self._live.values()):
                 self._check(live, now)

@@ -5,7 +5,6 @@ everything: whatever goes wrong with it ends its generation, and nothing is left
 """
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
@@ -23,10 +22,8 @@ from p2pdist.tracker.flights import unexpected
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying, Subject
 from p2pdist.tracker.supply import STORE_BATCH, Pipeline, WholeFile, context_of, vouched
-from p2pdist.tracker.wishes import Wish
+from p2pdist.tracker.wishes import Claim
 
-Claim = Callable[[], list[Wish]]
-"""Gives the wishes that wait for the generation that begins; called once, on the trio thread."""
 log = get_logger("tracker.starting")
 
 
@@ -91,7 +88,14 @@ class Starting:
 
         try:
             with scope:
-                await self._origins.blob(upstream, repository, digest, sink, on_size=on_size, on_private=on_private)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_deal_stale, fetch)
+                    failure = await caught(
+                        self._origins.blob(upstream, repository, digest, sink, on_size=on_size, on_private=on_private)
+                    )
+                    nursery.cancel_scope.cancel()
+                if failure is not None:
+                    raise failure
                 metainfo = await trio.to_thread.run_sync(self._finish, fetch)
             if scope.cancelled_caught:
                 raise Unavailable(f"the fetch of {digest} was given up")

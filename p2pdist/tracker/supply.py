@@ -4,8 +4,10 @@ Hashing, writing and signing happen in the worker thread that reads the origin's
 nothing is read twice. A piece is dealt as soon as it is signed, and signatures are for batches: every agent verifies
 each of them once, at 60-150 us, which for a signature a piece of 32 KiB was half of all its CPU. The first batches are
 short, so that the first byte doesn't wait; later ones take what comes within BATCH_SECONDS, and the last goes at once.
+While the origin stands still, whoever started the fetch calls `deal_stale` from another thread.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,10 @@ BATCH_SECONDS = 0.03
 
 
 class Pipeline:
-    """Takes a blob's bytes in order; writes, hashes, signs and deals them. Lives in one worker thread."""
+    """Takes a blob's bytes in order; writes, hashes, signs and deals them.
+
+    Lives in the worker thread that reads the origin, but for `is_stale` and `deal_stale`.
+    """
 
     def __init__(self, partial: PartialBlob, generation: int, signer: Signer, deal: Deal) -> None:
         self._partial = partial
@@ -36,6 +41,7 @@ class Pipeline:
         self._hashes: list[bytes] = []
         self._signed = 0
         self._waiting_since = 0.0
+        self._signing = threading.Lock()
         self.received_bytes = 0
 
     def feed(self, data: memoryview) -> None:
@@ -56,9 +62,17 @@ class Pipeline:
             if len(part) == wanted:
                 self._take_piece(self._piece)
                 self._piece = bytearray()
-        now = time.monotonic()
-        unsigned = len(self._hashes) - self._signed
-        if unsigned >= min(STORE_BATCH, 1 + self._signed) or (unsigned and now - self._waiting_since >= BATCH_SECONDS):
+        if len(self._hashes) - self._signed >= min(STORE_BATCH, 1 + self._signed) or self.is_stale:
+            self._deal_unsigned()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether pieces have waited for their batch long enough."""
+        return len(self._hashes) > self._signed and time.monotonic() - self._waiting_since >= BATCH_SECONDS
+
+    def deal_stale(self) -> None:
+        """Deal what waits, though the batch isn't full: for the thread of somebody who watches the fetch."""
+        if self.is_stale:
             self._deal_unsigned()
 
     def metainfo(self) -> Metainfo:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError
 from p2pdist.wire.messages import Ended, Failed, Join, Message
 
@@ -22,6 +23,22 @@ class Wish:
     def source(self) -> tuple[str, str, int]:
         """Where it is to come from: upstream, repository, and the size that a manifest gave it (0: unknown)."""
         return self.join.upstream, self.join.repository, self.join.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to the wishes that wait for one blob: whoever begins its generation takes them."""
+
+    waiting: dict[Digest, list[Wish]]
+    digest: Digest
+
+    def peek(self) -> list[Wish]:
+        """Those who wait at the moment."""
+        return self.waiting.get(self.digest, [])
+
+    def take(self) -> list[Wish]:
+        """Those who wait; from now on nobody does."""
+        return self.waiting.pop(self.digest, [])
 
 
 def failed(id_: int, error: P2PDistError) -> Failed:
