@@ -55,17 +55,15 @@ M = TypeVar("M", bound=Message)
 
 def config_of(directory: Path, origin: str = "http://127.0.0.1:1", lease_seconds: float = 30, **changes: Any) -> Any:
     """The configuration of a tracker on free ports of the loopback."""
-    return TrackerConfig(
-        **{
-            "state_dir": directory,
-            "lease": Seconds(lease_seconds),
-            "control": Control(listen=(Address("127.0.0.1:0"),)),
-            "relay": TrackerRelay(listen=(Address("127.0.0.1:0"),)),
-            "admin": TrackerAdmin(listen=Address("127.0.0.1:0")),
-            "upstream": (Upstream(name=RegistryHost(REGISTRY), origin=OriginUrl(origin)),),
-        }
-        | changes
-    )
+    fields: dict[str, Any] = {
+        "state_dir": directory,
+        "lease": Seconds(lease_seconds),
+        "control": Control(listen=(Address("127.0.0.1:0"),)),
+        "relay": TrackerRelay(listen=(Address("127.0.0.1:0"),)),
+        "admin": TrackerAdmin(listen=Address("127.0.0.1:0")),
+        "upstream": (Upstream(name=RegistryHost(REGISTRY), origin=OriginUrl(origin)),),
+    }
+    return TrackerConfig(**fields | changes)
 
 
 @asynccontextmanager
@@ -321,11 +319,10 @@ class RelayHost(Host):
 async def relay_hosts(tracker: Tracker, names: str) -> AsyncIterator[list[RelayHost]]:
     """Hosts named by the letters of `names`, in the fleet."""
     with ExitStack() as stack:
+        hosts = [RelayHost(name, control_port(tracker), stack) for name in names]
         async with trio.open_nursery() as nursery:
-            hosts = [RelayHost(name, control_port(tracker), stack) for name in names]
             for host in hosts:
                 await host.start(nursery)
+                stack.callback(host.tcp.socket.close)
             yield hosts
             nursery.cancel_scope.cancel()
-        for host in hosts:
-            host.tcp.socket.close()

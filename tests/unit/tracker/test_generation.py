@@ -26,7 +26,7 @@ def epoch(one: Generation, *nodes: str, dealt: tuple[int, ...] = ()) -> list[Ord
 
 def filled(orders: list[Order]) -> dict[str, list[int]]:
     """The pieces that each node is filled with."""
-    found = defaultdict(list)
+    found: defaultdict[str, list[int]] = defaultdict(list)
     for order in orders:
         for node in order.ring.members:
             found[node] += order.pieces

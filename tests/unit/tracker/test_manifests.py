@@ -48,7 +48,7 @@ class Bench:
         return results
 
     def count(self, outcome: ManifestOutcome) -> float:
-        return self.counts.manifests.labels(outcome)._value.get()
+        return float(self.counts.manifests.labels(outcome)._value.get())
 
 
 @pytest.fixture
