@@ -52,7 +52,7 @@ class Handshake:
         if kind is Kind.HELLO and self._theirs is None:
             try:
                 theirs = msgspec.msgpack.decode(meta, type=Hello)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"a relay hello that isn't one: {error}") from error
             if theirs.version != VERSION:
                 raise ProtocolError(f"the peer speaks relay version {theirs.version}, we speak {VERSION}")

@@ -367,7 +367,7 @@ class Reader:
         """The message in `frame`; raises `ProtocolError` for what isn't msgpack, an unknown type, or a wrong field."""
         try:
             return self._decoder.decode(frame)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ProtocolError(f"a control frame of {len(frame)} bytes isn't a message: {error}") from error
 
 

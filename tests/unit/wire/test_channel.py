@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 import trio.testing
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2pdist.core.errors import ProtocolError
@@ -36,6 +36,7 @@ def test_frames_survive_any_cut(payloads: list[bytes], data: st.DataObject) -> N
     assert not frames.unfinished
 
 
+@example(b"\x91\xa4\x00\x00\x00\x80")
 @given(st.binary(max_size=200))
 def test_garbage_is_a_protocol_error_or_a_message(garbage: bytes) -> None:
     for messages in (FromAgent, FromTracker):
