@@ -5,7 +5,9 @@ everything: whatever goes wrong with it ends its generation, and nothing is left
 """
 
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -21,7 +23,7 @@ from p2pdist.tracker.epochs import Live
 from p2pdist.tracker.flights import unexpected
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying, Subject
-from p2pdist.tracker.supply import STORE_BATCH, Pipeline, WholeFile, context_of, vouched
+from p2pdist.tracker.supply import BATCH_SECONDS, STORE_BATCH, Pipeline, WholeFile, context_of, vouched
 from p2pdist.tracker.wishes import Claim
 
 log = get_logger("tracker.starting")
@@ -75,12 +77,12 @@ class Starting:
                     f"{upstream}/{repository}: a manifest gives {digest} {size_bytes} bytes, the registry {found_bytes}"
                 )
             layout = PieceLayout.for_size(found_bytes)
-            partial = fetch.partial = self._store.begin(
+            blob = fetch.partial = self._store.begin(
                 digest, layout, private=fetch.private, upstream=upstream, repository=repository
             )
-            subject = Subject(number, digest, upstream, repository, fetch.private, partial)
+            subject = Subject(number, digest, upstream, repository, fetch.private, blob)
             live = fetch.live = trio.from_thread.run_sync(self._relaying.open, subject, claim, scope)
-            fetch.pipeline = Pipeline(partial, number, self._signer, lambda pieces: self._relaying.deal(live, pieces))
+            fetch.pipeline = Pipeline(blob, number, self._signer, lambda pieces: self._relaying.deal(live, pieces))
 
         def sink(data: memoryview) -> None:
             assert fetch.pipeline is not None
@@ -88,14 +90,10 @@ class Starting:
 
         try:
             with scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_deal_stale, fetch)
-                    failure = await caught(
-                        self._origins.blob(upstream, repository, digest, sink, on_size=on_size, on_private=on_private)
-                    )
-                    nursery.cancel_scope.cancel()
-                if failure is not None:
-                    raise failure
+                body = partial(
+                    self._origins.blob, upstream, repository, digest, sink, on_size=on_size, on_private=on_private
+                )
+                await _with_stale_dealt(fetch, body)
                 metainfo = await trio.to_thread.run_sync(self._finish, fetch)
             if scope.cancelled_caught:
                 raise Unavailable(f"the fetch of {digest} was given up")
@@ -166,3 +164,25 @@ class Starting:
                 f"{upstream}/{repository} is private, and private blobs travel only between agents with certificates:"
                 " run p2pdist pki init on the tracker and enrol the agents"
             )
+
+
+async def _with_stale_dealt(fetch: _Fetch, body: Callable[[], Awaitable[object]]) -> None:
+    """Run `body`, which feeds the pipeline; no piece waits for its batch while the origin stands still."""
+    failures: list[Exception] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_deal_stale, fetch)
+        try:
+            await body()
+        except Exception as error:
+            # Past the nursery, which would wrap it in a group.
+            failures.append(error)
+        nursery.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+
+
+async def _deal_stale(fetch: _Fetch) -> None:
+    while True:
+        await trio.sleep(BATCH_SECONDS)
+        if fetch.pipeline is not None and fetch.pipeline.is_stale:
+            await trio.to_thread.run_sync(fetch.pipeline.deal_stale)

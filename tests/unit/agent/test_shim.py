@@ -1,5 +1,5 @@
 import json
-import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -17,7 +17,7 @@ from tests.fakes.raw_client import Answer, TestServer, running_server
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 BODY = b'{"schemaVersion": 2}'
-DATA = os.urandom(1_000_000)
+DATA = random.Random(20).randbytes(1_000_000)
 DIGEST = Digest.of(DATA)
 BLOB = f"/v2/library/app/blobs/{DIGEST}?ns=docker.io"
 
