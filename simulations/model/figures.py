@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from simulations.emulation.figures import percentile
 from simulations.model.fleet import Outcome
 
 
@@ -64,12 +65,6 @@ class Figures(msgspec.Struct, frozen=True):
     wall_seconds: float
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest of `values` that at least `share` of them don't exceed; 0 of none."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
-
-
 def figures(outcome: Outcome) -> Figures:
     """The figures of a run."""
     scenario = outcome.scenario
@@ -86,8 +81,8 @@ def figures(outcome: Outcome) -> Figures:
         seed=outcome.options.seed,
         everybody=_group(outcome, measured),
         groups={group: _group(outcome, [name for name in measured if name in hosts]) for group, hosts in names.items()},
-        first_byte_p50_seconds=percentile(first, 0.5),
-        first_byte_p99_seconds=percentile(first, 0.99),
+        first_byte_p50_seconds=percentile(first, 0.5) or 0.0,
+        first_byte_p99_seconds=percentile(first, 0.99) or 0.0,
         dealt_copies=outcome.totals.dealt_bytes / scenario.image_bytes,
         origin_copies=outcome.origin_bytes / scenario.image_bytes,
         tracker_bytes=outcome.tracker_bytes,
@@ -119,11 +114,11 @@ def _group(outcome: Outcome, names: Sequence[str]) -> GroupFigures:
     return GroupFigures(
         len(names),
         max(bounds, default=0.0),
-        percentile(seconds, 0.5),
-        percentile(seconds, 0.99),
+        percentile(seconds, 0.5) or 0.0,
+        percentile(seconds, 0.99) or 0.0,
         max(seconds, default=0.0),
-        percentile(times, 0.5),
-        percentile(times, 0.99),
+        percentile(times, 0.5) or 0.0,
+        percentile(times, 0.99) or 0.0,
         max(times, default=0.0),
     )
 

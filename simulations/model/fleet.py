@@ -18,9 +18,11 @@ from simulations.model.node import Node, Totals
 from simulations.model.options import Options
 from simulations.model.pulls import Client, Pulls
 from simulations.model.steering import LEASE_SECONDS, Blob, Steering
+from simulations.model.variants import Variant
 
 UNSHAPED_BPS = 10e9
 _ORIGIN_SECONDS = 0.003
+_SLOW_FOUND_SECONDS = 1.0
 _MAX_HOSTS = 10_000
 
 
@@ -108,11 +110,12 @@ class Run:
         self._rng = random.Random(options.seed)
         self.totals = Totals()
         self.nodes: dict[str, Node] = {}
-        blobs = [self._blob(layer, size) for layer, size in enumerate(scenario.layer_sizes)]
+        self.blobs = blobs = [self._blob(layer, size) for layer, size in enumerate(scenario.layer_sizes)]
         down = self._rate(scenario.tracker.shape.down_bps)
         rate = min(self._rate(scenario.origin.shape.up_bps), down)
         self.pulls = Pulls(self.events, blobs, scenario.client.parallel, rate, self._on_done)
         self.tracker = self._add(TRACKER, scenario.tracker.shape.up_bps, scenario.tracker.shape.down_bps)
+        self.tracker.paced = Variant.PACED_DEALS in options.variants
         for group in scenario.hosts:
             for name in group.hosts:
                 self._add(name, group.shape.up_bps, group.shape.down_bps)
@@ -127,6 +130,7 @@ class Run:
             self.pulls.to_swarm,
             self.pulls.dealt,
         )
+        self.pulls.patient = Variant.PATIENT in options.variants
         self.pulls.steering = self.origin.steering = self.steering
         self._left_to_wait = set(scenario.pullers)
         self._waves = deque(waves(scenario, self._expected(), options.seed))
@@ -176,6 +180,7 @@ class Run:
             zones = [scenario.zone_of(group) for group in scenario.hosts for _ in group.hosts]
             self.steering.register(names, zones, self._rng, told=False)
         self.steering.hold(scenario.holders)
+        self._arm_variants()
         for event in scenario.event:
             self.events.at(event.at.after(self._expected()), self._befall, event)
         self._next_wave()
@@ -197,6 +202,17 @@ class Run:
             self.events.count,
             wall,
         )
+
+    def _arm_variants(self) -> None:
+        variants, steering = self.options.variants, self.steering
+        if Variant.REPORT_FROZEN in variants:
+            self.tracker.on_lost, self.tracker.on_back = steering.frozen, steering.heard_again
+        if Variant.SLOW_LEAVES in variants:
+            rates = {name: self.nodes[name].uplink.bytes_per_second for name in self.scenario.pullers}
+            median = sorted(rates.values())[len(rates) // 2]
+            slow = [name for name, rate in rates.items() if rate < median / 2]
+            for blob in self.blobs:
+                self.events.at(_SLOW_FOUND_SECONDS, steering.leave_apart, blob, slow)
 
     def _next_wave(self) -> None:
         if self._waves:

@@ -175,7 +175,10 @@ class Uplink:
 
 
 class Host:
-    """A host's link and connections. Subclasses say what happens with what arrives (`receive`) and left (`written`)."""
+    """A host's link and connections. Subclasses say what happens with what arrives (`receive`) and left (`written`).
+
+    `paced`: a piece counts as written when its last byte has left, not when the kernel has it.
+    """
 
     def __init__(
         self,
@@ -201,6 +204,7 @@ class Host:
         self._kernel_bytes = kernel_bytes
         self.longest_control_seconds = 0.0
         self.frozen = False
+        self.paced = False
         self._inbox: list[Callable[[], None]] = []
 
     def receive(self, sender: "Host", item: Any) -> None:
@@ -283,7 +287,7 @@ class Host:
             flow.kernel_bytes += frame.size_bytes
             if not flow.on_wire:
                 self._next_frame(flow)
-            if frame.item is not None:
+            if frame.item is not None and not self.paced:
                 self.written(item)
 
     def _next_frame(self, flow: Flow) -> None:
@@ -306,6 +310,8 @@ class Host:
         receiver.down_free_at = free
         self.events.at(max(now, free) + self.latency_seconds, self._arrived, frame)
         self._next_frame(flow)
+        if self.paced and frame.item is not None:
+            self.written(frame.item)
         if flow.lanes and not self.frozen:
             self._feed(flow)
 

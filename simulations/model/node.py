@@ -74,6 +74,8 @@ class Node(Host):
         self.engine = Engine(name, rng)
         self.parts: dict[int, Part] = {}
         self.dead = False
+        self.on_lost: Callable[[str], None] = _nothing
+        self.on_back: Callable[[str], None] = _nothing
         self._directory = directory
         self._totals = totals
         self._on_piece = on_piece
@@ -160,6 +162,7 @@ class Node(Host):
         name, engine = sender.name, self.engine
         if engine.is_down(name):
             engine.back(name)
+            self.on_back(name)
         kind = type(item)
         if kind is Push or kind is Offer:
             assert isinstance(sender, Node)
@@ -275,6 +278,7 @@ class Node(Host):
             self._totals.frozen_verdicts += 1
             self.take_queued(peer.name)
             self.lose(peer.name)
+            self.on_lost(peer.name)
         self.events.after(TICK_SECONDS, self.watch, peer, liveness, owes)
 
     def lose(self, peer: str) -> None:
@@ -288,6 +292,7 @@ class Node(Host):
         for one, other in ((self, peer), (peer, self)):
             if not one.dead and not other.dead:
                 one.engine.back(other.name)
+                one.on_back(other.name)
                 one.act()
 
     def _neighbours(self) -> list["Node"]:
@@ -297,6 +302,10 @@ class Node(Host):
             for name, peer in self._directory.items()
             if peer is not self and not peer.dead and (name in self.flows or self.name in peer.flows)
         ]
+
+
+def _nothing(_name: str) -> None:
+    """Nobody is told."""
 
 
 def hash_of(*names: str) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from p2pdist.relay.spans import DEFAULT_FAN
 from p2pdist.tracker.epochs import JOIN_WINDOW_SECONDS
 from p2pdist.tracker.table import WINDOW_SECONDS as TABLE_WINDOW_SECONDS
+from simulations.model.variants import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,4 @@ class Options:
     joins: Batching = Batching(JOIN_WINDOW_SECONDS)
     table: Batching = Batching(TABLE_WINDOW_SECONDS)
     registers: bool = False
+    variants: frozenset[Variant] = frozenset()

@@ -16,7 +16,7 @@ from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.spans import Ring
 from p2pdist.tracker.choice import Situation, Way, choose
 from p2pdist.tracker.fleet import Fleet, TableChange
-from p2pdist.tracker.generation import Generation, Order, Stage
+from p2pdist.tracker.generation import Order, Stage
 from p2pdist.wire.messages import (
     Dealt,
     Ended,
@@ -34,10 +34,12 @@ from p2pdist.wire.messages import (
 )
 from simulations.model.control import ControlLines
 from simulations.model.events import Events
-from simulations.model.node import TICK_SECONDS, Node
+from simulations.model.node import TICK_SECONDS, Node, Part
 from simulations.model.options import Options
+from simulations.model.variants import Latecomer, Variant, VariantGeneration
 
 LEASE_SECONDS = 30.0
+_CATCH_UP_SECONDS = 0.25
 _UPSTREAM, _REPOSITORY = "registry.example", "library/app"
 
 
@@ -47,7 +49,7 @@ class Blob:
 
     digest: Digest
     layout: PieceLayout
-    live: Generation | None = None
+    live: VariantGeneration | None = None
     whole: bool = False
     epoch_planned: bool = False
     wishes: list[str] = field(default_factory=list)
@@ -92,6 +94,7 @@ class Steering:
         self._fleet = Fleet(LEASE_SECONDS)
         self._table_changes: list[TableChange] = []
         self._table_planned = False
+        self._without: dict[str, list[Blob]] = {}
         self.lines = ControlLines(events, tracker)
         self.fills = 0
         self.epochs = 0
@@ -195,7 +198,7 @@ class Steering:
     def begin(self, blob: Blob) -> None:
         """The size is known: whoever waited enters. What the tracker holds is dealt as soon as there is a ring."""
         layout = blob.layout
-        live = blob.live = Generation(
+        live = blob.live = VariantGeneration(
             next(self._numbers),
             blob.digest,
             _UPSTREAM,
@@ -204,6 +207,7 @@ class Steering:
             False,
             self._tracker.name,
             self._options.fan,
+            spread=Variant.SPREAD_FILLS in self._options.variants,
         )
         self.blob_of[blob.number] = blob
         held = PieceSet(layout.count, range(layout.count) if blob.whole else ())
@@ -221,7 +225,7 @@ class Steering:
             blob.whole = True
             self._watch_deals(blob)
 
-    def _enter(self, blob: Blob, live: Generation, name: str) -> None:
+    def _enter(self, blob: Blob, live: VariantGeneration, name: str) -> None:
         live.join(name, PieceSet(blob.layout.count))
         blob.wishes.append(name)
         self._plan_epoch(blob)
@@ -245,18 +249,68 @@ class Steering:
             live.waiting.clear()
             self._end_if_done(blob)
             return
+        part = self._tracker.parts[blob.number]
+        if Variant.LATE_LEAVES in self._options.variants and part.dealing is not None:
+            live.put_apart(names)
         ring = live.next_epoch(in_order)
         self.epochs += 1
         self._flush_table()
-        bitmap = members_bitmap(self._fleet.slots(ring.members))
-        self._tell_epoch(blob, live, ring, bitmap, names, [name for name in ring.members if name in old])
+        bitmap = members_bitmap(self._fleet.slots(in_order))
+        self._tell_epoch(blob, live, ring, bitmap, names, [name for name in in_order if name in old])
         dealt = self._tracker.start_dealing(blob.number, ring)
+        if live.apart.intersection(names):
+            self._events.after(_CATCH_UP_SECONDS, self._take_in, blob, live, names, tuple(dealt))
         if live.stage is Stage.DEALT:
             self._tell_dealt(blob, names)
         self._order(blob, live.began(ring.epoch, dealt))
 
+    def leave_apart(self, blob: Blob, names: Iterable[str]) -> None:
+        """These members are slow: leaves from now on."""
+        live = blob.live
+        if live is not None and live.stage is Stage.DEALING:
+            live.apart.update(names)
+            self._plan_epoch(blob)
+
+    def _take_in(self, blob: Blob, live: VariantGeneration, names: Sequence[str], dealt: tuple[int, ...]) -> None:
+        """Latecomers that have what was dealt before them leave their places beside the ring."""
+        if live.stage is not Stage.DEALING:
+            return
+        late = [Latecomer(name, part.held, dealt) for name in names if (part := self._part(name, live.number))]
+        ready = {each.name for each in late if each.caught_up}
+        if ready:
+            live.apart -= ready
+            self._plan_epoch(blob)
+        rest = [each.name for each in late if each.name not in ready]
+        if rest:
+            self._events.after(_CATCH_UP_SECONDS, self._take_in, blob, live, rest, dealt)
+
+    def _part(self, name: str, number: int) -> Part | None:
+        return self._agents[name].parts.get(number)
+
+    def frozen(self, name: str) -> None:
+        """The tracker's relay gave an agent up: rings go on without it."""
+        for blob in self._blobs:
+            if blob.live is not None and name in blob.live.members and blob.live.leave(name):
+                self._without.setdefault(name, []).append(blob)
+                self._plan_epoch(blob)
+
+    def heard_again(self, name: str) -> None:
+        """An agent that was given up is back: it joins what it was in."""
+        for blob in self._without.pop(name, []):
+            part = self._part(name, blob.live.number) if blob.live is not None else None
+            if blob.live is not None and part is not None and not part.held.complete:
+                blob.live.join(name, part.held.copy())
+                blob.wishes.append(name)
+                self._plan_epoch(blob)
+
     def _tell_epoch(
-        self, blob: Blob, live: Generation, ring: Ring, bitmap: bytes, newcomers: Sequence[str], others: Sequence[str]
+        self,
+        blob: Blob,
+        live: VariantGeneration,
+        ring: Ring,
+        bitmap: bytes,
+        newcomers: Sequence[str],
+        others: Sequence[str],
     ) -> None:
         layout, number = blob.layout, blob.number
         plan = RelayPlan(

@@ -1,36 +1,47 @@
 """The model against what must hold of any run, and against what experiments measured (facts.md, "The relay")."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from p2pdist.core.errors import InvalidInput
-from simulations.emulation.scenario import Arrival, Event, Group, Layers, Moment, Rate, Scenario, Server
-from simulations.model.figures import Figures, figures, percentile
+from simulations.__main__ import main
+from simulations.emulation.scenario import Scenario, parse
+from simulations.model.comparison import lines, read
+from simulations.model.figures import Figures, figures
 from simulations.model.fleet import Run, scaled
 from simulations.model.options import Batching, Options
+from simulations.model.variants import Variant
 
-MBIT = 10**6
 MIB = 1 << 20
+TWO_SLOW = '[[hosts]]\ncount = 2\nname = "slow"\nlink = "8 Mbit/s"\n'
+ONE_LATE = '[[hosts]]\ncount = 1\nname = "late"\nlink = "40 Mbit/s"\nat = "0.5s"\n'
 
 
 def scenario(
-    hosts: int, size_bytes: int, mbit: int, *, origin: int | None = None, layers: int = 1, start: str = "cold"
+    hosts: int, layers: str, mbit: int, *, origin: int | None = None, start: str = "cold", more: str = ""
 ) -> Scenario:
-    link = Rate(mbit * MBIT)
-    return msgspec.structs.replace(
-        Scenario(description="", layers=(Layers(layers, size_bytes),), hosts=(Group(count=hosts, link=link),)),
-        tracker=Server(link=link),
-        origin=Server(link=Rate((origin or mbit) * MBIT)),
-        start=start,
-        name="test",
+    return parse(
+        f"""
+        description = "a test"
+        layers = ["{layers}"]
+        start = "{start}"
+        tracker.link = "{mbit} Mbit/s"
+        origin.link = "{origin or mbit} Mbit/s"
+        [[hosts]]
+        count = {hosts}
+        link = "{mbit} Mbit/s"
+        {more}
+        """,
+        "test",
     )
 
 
-def happening(base: Scenario, *events: tuple[float, str, str]) -> Scenario:
-    listed = tuple(Event(at=Moment(seconds=at), target=target, action=action) for at, target, action in events)  # type: ignore[arg-type]
-    return msgspec.structs.replace(base, event=listed)
+def happens(at: float, target: str, action: str) -> str:
+    return f'[[event]]\nat = "{at}s"\ntarget = "{target}"\naction = "{action}"\n'
 
 
 def model(case: Scenario, **options: object) -> Figures:
@@ -41,39 +52,45 @@ def model(case: Scenario, **options: object) -> Figures:
     ("hosts", "layers", "start"), [(1, 1, "cold"), (13, 1, "cold"), (16, 3, "cold"), (16, 1, "warm")]
 )
 def test_without_failures_every_member_gets_every_piece_exactly_once(hosts: int, layers: int, start: str) -> None:
-    case = scenario(hosts, 4 * MIB + 1, 40, layers=layers, start=start)
-    run = Run(case, Options())
-    outcome = run.go()
+    case = scenario(hosts, f"{layers} x {4 * MIB + 1}", 40, start=start)
+    outcome = Run(case, Options()).go()
     got = figures(outcome)
     assert got.unfinished == got.duplicate_bytes == got.takeovers == got.fills == 0
     assert got.dealt_copies == 1.0
     assert got.origin_copies == (1.0 if start == "cold" else 0.0)
     assert outcome.totals.received_bytes == hosts * case.image_bytes
-    assert got.everybody.slowest_x >= 1.0 - 0.06
+
+
+@pytest.mark.parametrize("hosts", [1, 5, 16])
+def test_without_bursts_nobody_is_faster_than_the_bound(hosts: int) -> None:
+    got = model(scenario(hosts, "4MiB", 40), burst_bytes=0)
+    assert 1.0 <= got.everybody.p50_x <= got.everybody.slowest_x < 1.2
 
 
 @pytest.mark.parametrize(
     ("case", "options", "measured"),
     [
-        (scenario(16, 64 * MIB, 40), {}, 1.008),
-        (scenario(16, 64 * MIB, 40, start="warm"), {}, 1.012),
-        (scenario(48, 32 * MIB, 20), {}, 1.033),
-        (scenario(48, 32 * MIB, 20), {"fan": 8}, 1.046),
-        (scenario(8, 256 * MIB, 80, origin=40), {"piece_bytes": 256 * 1024}, 1.004),
+        (scenario(16, "64MiB", 40), {}, 1.008),
+        (scenario(16, "64MiB", 40, start="warm"), {}, 1.012),
+        (scenario(48, "32MiB", 20), {}, 1.033),
+        (scenario(48, "32MiB", 20), {"fan": 8}, 1.046),
+        (scenario(8, "256MiB", 80, origin=40), {"piece_bytes": 256 * 1024}, 1.004),
     ],
 )
 def test_the_slowest_host_is_where_experiments_found_it(
     case: Scenario, options: dict[str, object], measured: float
 ) -> None:
-    assert model(case, **options).everybody.slowest_x == pytest.approx(measured, abs=0.02)
+    got = model(case, **options)
+    assert got.everybody.slowest_x == pytest.approx(measured, abs=0.02)
+    assert got.dealt_copies == 1.0
 
 
 def test_first_bytes_come_when_experiments_saw_them() -> None:
-    assert model(scenario(16, 64 * MIB, 40)).first_byte_p50_seconds == pytest.approx(0.010, abs=0.005)
+    assert model(scenario(16, "8MiB", 40)).first_byte_p50_seconds == pytest.approx(0.010, abs=0.005)
 
 
 def test_a_seed_determines_a_run_and_another_one_changes_it() -> None:
-    case = happening(scenario(16, 4 * MIB, 40), (0.3, "host-5", "kill"))
+    case = scenario(16, "4MiB", 40, more=happens(0.3, "host-5", "kill"))
     one, again, other = (model(case, seed=seed) for seed in (1, 1, 2))
     timing = {"events_per_second": 0.0, "wall_seconds": 0.0}
     assert msgspec.structs.replace(one, **timing) == msgspec.structs.replace(again, **timing)
@@ -81,8 +98,8 @@ def test_a_seed_determines_a_run_and_another_one_changes_it() -> None:
 
 
 def test_a_killed_member_costs_the_others_next_to_nothing() -> None:
-    calm = model(scenario(16, 16 * MIB, 40))
-    shaken = model(happening(scenario(16, 16 * MIB, 40), (1.0, "host-5", "kill")))
+    calm = model(scenario(16, "16MiB", 40))
+    shaken = model(scenario(16, "16MiB", 40, more=happens(1.0, "host-5", "kill")))
     assert shaken.unfinished == 0
     assert shaken.everybody.hosts == 15
     assert shaken.takeovers > 0
@@ -90,30 +107,27 @@ def test_a_killed_member_costs_the_others_next_to_nothing() -> None:
 
 
 def test_a_frozen_member_is_found_out_by_every_parent_and_the_others_finish() -> None:
-    got = model(happening(scenario(16, 16 * MIB, 40), (1.0, "host-5", "stop")))
+    got = model(scenario(16, "16MiB", 40, more=happens(1.0, "host-5", "stop")))
     assert got.unfinished == 0
     assert got.frozen_verdicts > 1
     assert got.everybody.slowest_seconds < 10
 
 
 def test_one_that_thaws_soon_goes_on_with_what_its_kernel_kept() -> None:
-    case = happening(scenario(16, 16 * MIB, 40), (1.0, "host-5", "stop"), (1.4, "host-5", "continue"))
-    got = model(case)
+    events = happens(1.0, "host-5", "stop") + happens(1.4, "host-5", "continue")
+    got = model(scenario(16, "16MiB", 40, more=events))
     assert got.unfinished == got.duplicate_bytes == 0
 
 
 def test_one_that_thaws_late_gets_what_it_missed() -> None:
-    case = happening(scenario(16, 16 * MIB, 40), (1.0, "host-5", "stop"), (3.0, "host-5", "continue"))
-    run = Run(case, Options())
-    run.events.run(0.0, lambda: False)
-    outcome = run.go()
+    events = happens(1.0, "host-5", "stop") + happens(3.0, "host-5", "continue")
+    outcome = Run(scenario(16, "16MiB", 40, more=events), Options()).go()
     assert outcome.clients["host-5"].done_at is not None
+    assert figures(outcome).frozen_verdicts > 1
 
 
 def test_a_latecomer_gets_what_was_dealt_before_by_fills() -> None:
-    base = scenario(16, 8 * MIB, 40)
-    late = Group(count=1, name="late", link=Rate(40 * MBIT), at=Moment(seconds=0.5))
-    got = model(msgspec.structs.replace(base, hosts=(*base.hosts, late)))
+    got = model(scenario(16, "8MiB", 40, more=ONE_LATE))
     assert got.unfinished == 0
     assert got.fills > 0
     assert got.dealt_copies == 1.0
@@ -121,30 +135,69 @@ def test_a_latecomer_gets_what_was_dealt_before_by_fills() -> None:
 
 
 def test_a_wider_window_makes_fewer_epochs_and_messages() -> None:
-    arrivals = Arrival(pattern="poisson", per_second=100.0)
-    case = msgspec.structs.replace(scenario(60, 4 * MIB, 40), arrival=arrivals)
+    case = scenario(60, "4MiB", 40, more='[arrival]\npattern = "poisson"\nper_second = 100.0\n')
     narrow, wide = model(case), model(case, joins=Batching(0.005, 0.005))
+    assert wide.unfinished == narrow.unfinished == 0
     assert wide.control.epochs < narrow.control.epochs / 2
     assert wide.control.messages_sent < narrow.control.messages_sent
 
 
+def test_hosts_that_register_when_they_ask_are_told_to_everybody() -> None:
+    got = model(scenario(20, "1MiB", 40), registers=True)
+    assert got.unfinished == 0
+    assert got.control.sent_by_type["Table"] >= 20
+
+
 def test_scaling_keeps_the_shares_of_groups() -> None:
-    base = scenario(14, MIB, 40)
-    slow = Group(count=2, name="slow", link=Rate(8 * MBIT))
-    grown = scaled(msgspec.structs.replace(base, hosts=(*base.hosts, slow)), 800)
+    grown = scaled(scenario(14, "1MiB", 40, more=TWO_SLOW), 800)
     assert Counter({group.name: group.count for group in grown.hosts}) == {"host": 700, "slow": 100}
 
 
 def test_what_cannot_be_modelled_is_refused() -> None:
     with pytest.raises(InvalidInput, match="kill tracker"):
-        Run(happening(scenario(2, MIB, 40), (1.0, "tracker", "kill")), Options())
+        Run(scenario(2, "1MiB", 40, more=happens(1.0, "tracker", "kill")), Options())
     with pytest.raises(InvalidInput, match="--hosts"):
-        Run(scenario(2, MIB, 40), Options(hosts=0))
+        Run(scenario(2, "1MiB", 40), Options(hosts=0))
 
 
 @pytest.mark.parametrize(
-    ("values", "share", "expected"),
-    [([], 0.5, 0.0), ([3.0], 0.99, 3.0), ([1, 2, 3, 4], 0.5, 2), ([1, 2, 3, 4], 0.75, 3), ([1, 2, 3, 4], 0.76, 4)],
+    ("case", "variants", "group", "at_most"),
+    [
+        (scenario(100, "10MB", 100, start="warm"), {Variant.PACED_DEALS}, "host", 1.2),
+        (scenario(14, "16MiB", 40, more=TWO_SLOW), {Variant.PATIENT, Variant.SLOW_LEAVES}, "host", 1.2),
+        (scenario(16, "16MiB", 40, more=ONE_LATE), {Variant.PATIENT, Variant.LATE_LEAVES}, "host", 1.15),
+        (scenario(16, "16MiB", 40, more=happens(1.0, "host-5", "stop")), {Variant.REPORT_FROZEN}, "host", 1.2),
+    ],
 )
-def test_percentiles(values: list[float], share: float, expected: float) -> None:
-    assert percentile(values, share) == expected
+def test_variants_do_what_they_are_for(case: Scenario, variants: set[Variant], group: str, at_most: float) -> None:
+    plain, varied = model(case), model(case, variants=frozenset(variants))
+    assert varied.groups[group].slowest_x <= at_most
+    assert varied.groups[group].slowest_x < plain.groups[group].slowest_x
+
+
+def test_a_comparison_shows_what_both_have(tmp_path: Path) -> None:
+    summary = {
+        "p50": {"median": 2.0, "worst": 3.0, "unit": "s"},
+        "payload of a link's rate": {"median": 0.9, "worst": 0.9, "unit": ""},
+        "CPU of the daemons": {"median": 4.0, "worst": 4.0, "unit": "s/GiB"},
+    }
+    document = {"scenario": "test", "systems": {"p2pdist": {"summary": summary}}}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(document | {"scenario": "another"}) + "\n" + json.dumps(document) + "\n")
+    emulated = read(path, "test")
+    assert emulated.share == 0.9
+    got = model(scenario(2, "1MiB", 40))
+    rows = list(lines(got, emulated))
+    assert len(rows) == 2
+    assert rows[1].split()[:3] == ["p50", "2.000", f"{got.everybody.p50_seconds:.3f}"]
+    with pytest.raises(InvalidInput, match="emulate that scenario first"):
+        read(path, "a third")
+
+
+def test_the_command_prints_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text('description = "small"\nlayers = ["1MiB"]\n[[hosts]]\ncount = 3\nlink = "40 Mbit/s"\n')
+    assert main(["model", str(path), "--hosts", "5", "--fan", "2", "--piece", "64KiB"]) == 0
+    assert "small: 5 hosts, pieces of 64.00 KiB, fan 2" in capsys.readouterr().out
+    assert main(["model", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["hosts"] == 3
