@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from p2pdist.core.errors import Unavailable
+from simulations.emulation import plot
 from simulations.emulation.outcome import Outcome
 from simulations.emulation.report import document, table
 from simulations.emulation.run import run as run_once
@@ -37,7 +38,12 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="NAME",
         help=f"{', '.join(NAMES)}, or a module's dotted name; default: p2pdist",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="bytes over time of every host (first run)")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw bytes over time (of the first run); of several scenarios one file each",
+    )
     parser.add_argument("--directory", type=Path, help="for blobs, meanwhile; default: with temporary files")
 
 
@@ -48,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         module_of(name)
     if (reason := unavailable_reason()) is not None:
         raise Unavailable(f"nothing can be emulated here: {reason}")
+    if args.plot is not None:
+        plot.require()
     _sweep(args.directory)
     for scenario in scenarios:
         outcomes = {name: _runs(scenario, name, args.repeat, args.directory) for name in dict.fromkeys(args.system)}
@@ -55,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
             print(json.dumps(document(scenario, outcomes, samples=args.plot is not None)), flush=True)
         else:
             print(table(scenario, outcomes), flush=True)
+        if args.plot is not None:
+            path = args.plot
+            several = len(scenarios) > 1
+            plot.draw(scenario, outcomes, path.with_stem(f"{path.stem}-{scenario.name}") if several else path)
     return 0
 
 
