@@ -48,12 +48,13 @@ def test_any_cut_gives_the_same_pieces(store: BlobStore, size: int, cuts: list[i
     for start, end in zip([0, *ends], ends, strict=False):
         one.feed(memoryview(bytearray(blob))[start:end])
     hashes = [piece_hash(layout, blob[i : i + PIECE]) for i in range(0, size, PIECE)]
+    assert [(index, hash_) for index, hash_, _ in dealt] == list(enumerate(hashes))[: len(dealt)]
+    assert one.metainfo().hashes == tuple(hashes)
+    one.commit()
     assert [(index, hash_) for index, hash_, _ in dealt] == list(enumerate(hashes))
     verifier = Verifier({SIGNER.key_id: SIGNER.public_key})
     for index, hash_, vouch in dealt:
         verifier.check(context_of(digest, layout, 7), index, hash_, Vouch.decode(vouch))
-    assert one.metainfo().hashes == tuple(hashes)
-    one.commit()
     with store.committed(digest) as committed:
         assert committed.path.read_bytes() == blob
     store.remove(digest)
@@ -83,10 +84,12 @@ def test_fewer_bytes_than_the_blob_has_make_no_torrent(store: BlobStore) -> None
 
 def test_other_bytes_are_not_committed(store: BlobStore) -> None:
     digest = Digest.of(b"something else")
-    one, _ = pipeline(store, DATA, digest)
+    one, dealt = pipeline(store, DATA, digest)
     one.feed(memoryview(DATA))
+    before = len(dealt)
     with pytest.raises(DigestInvalid):
         one.commit()
+    assert len(dealt) == before
     assert not store.has(digest)
 
 
