@@ -14,7 +14,7 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.node import RelayNode, Ticket
-from p2pdist.relay.notices import BadPiece, Notice, TransferFailed
+from p2pdist.relay.notices import BadPiece, Notice, PeerLags, TransferFailed
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import TransferSpec
@@ -22,7 +22,20 @@ from p2pdist.store import PartialBlob
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.telemetry.metrics import BadPiece as BadPieceReason
-from p2pdist.wire.messages import Dealt, Ended, Epoch, Fill, Lacking, Left, Member, Message, RelayPlan, Table, slots_of
+from p2pdist.wire.messages import (
+    Dealt,
+    Ended,
+    Epoch,
+    Fill,
+    Lacking,
+    Lagging,
+    Left,
+    Member,
+    Message,
+    RelayPlan,
+    Table,
+    slots_of,
+)
 
 _KEPT_STEPS = 256
 _REASON_CHARACTERS = 1000
@@ -125,7 +138,7 @@ class Relays:
         """The tracker wants us in a relay, which somebody will `enter` or `decline`; raises `P2PDistError` for a plan
         that means nothing.
         """
-        ring = self._ring(plan.epoch, plan.members, plan.dealer)
+        ring = self._ring(plan.epoch, plan.members, plan.dealer, plan.leaves)
         if plan.generation not in self._memberships:
             layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
             self._planned.setdefault(plan.generation, _Planned(layout))
@@ -192,8 +205,8 @@ class Relays:
         if part is None:
             return
         match message:
-            case Epoch(_, epoch, members, dealer):
-                ring = self._ring(epoch, members, dealer)
+            case Epoch(_, epoch, members, dealer, leaves):
+                ring = self._ring(epoch, members, dealer, leaves)
                 self._step(generation, lambda: self._relay.add_ring(generation, ring))
             case Fill(_, epoch, members, pieces):
                 wanted = [*PieceSet.from_bytes(part.layout.count, pieces)]
@@ -217,6 +230,8 @@ class Relays:
                 if membership is not None:
                     membership.failure = error
                     self.abandon(membership, str(error))
+            case PeerLags(node):
+                self._say(Lagging(node))
             case BadPiece(_, node, index, reason):
                 self._metrics.bad_pieces.labels(BadPieceReason.HASH).inc()
                 log.warning("bad_piece", node=node, piece=index, reason=reason)
@@ -254,12 +269,15 @@ class Relays:
         membership.ended = ended
         membership.wake()
 
-    def _ring(self, epoch: int, bitmap: bytes, dealer: str) -> Ring:
+    def _ring(self, epoch: int, members: bytes, dealer: str, leaves: bytes = b"") -> Ring:
+        return Ring(epoch, self._nodes(epoch, members), dealer, self._nodes(epoch, leaves))
+
+    def _nodes(self, epoch: int, bitmap: bytes) -> list[str]:
         slots = slots_of(bitmap)
         unknown = [slot for slot in slots if slot not in self._members]
         if unknown:
             raise ProtocolError(f"epoch {epoch} names the slots {unknown[:8]}, which the table doesn't have")
-        return Ring(epoch, (self._members[slot].node for slot in slots), dealer)
+        return [self._members[slot].node for slot in slots]
 
 
 def _add(totals: Totals, membership: Membership) -> None:

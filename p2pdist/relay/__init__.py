@@ -2,7 +2,7 @@
 
 - spans: who sends a piece to whom: rings, arcs, places (pure)
 - engine: the rules of one node: serve a span, acknowledge, return credit, take over, deal (pure)
-- liveness: when a silent peer counts as frozen (pure)
+- liveness, lag: when a silent peer counts as frozen, and a child as slow (pure)
 - frames, handshake: bytes in and out; who is at the other end (sans-IO)
 - transfer: one generation of a blob: its file, its vouches, what was received from whom
 - parking: frames that came before the word of the tracker that explains them

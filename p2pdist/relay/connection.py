@@ -13,7 +13,7 @@ import ssl
 import struct
 import termios
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from p2pdist.relay.frames import (
     MAX_DATA_BYTES,
@@ -131,10 +131,12 @@ class Connection:
         """Send a piece when its blob's turn comes."""
         self._lanes.setdefault(outgoing.frame.generation, deque()).append((outgoing, 0))
 
-    def take_queued(self) -> list[Outgoing]:
-        """Take back the pieces of which no byte has left."""
+    def take_queued(self, generations: Collection[int] | None = None) -> list[Outgoing]:
+        """Take back the pieces of which no byte has left, of these generations or of all."""
         taken: list[Outgoing] = []
         for generation, lane in list(self._lanes.items()):
+            if generations is not None and generation not in generations:
+                continue
             begun = deque(item for item in lane if item[1])
             taken += [outgoing for outgoing, offset in lane if not offset]
             if begun:
@@ -142,6 +144,11 @@ class Connection:
             else:
                 del self._lanes[generation]
         return taken
+
+    @property
+    def waiting_pieces(self) -> int:
+        """How many pieces wait to be sent, whole or in part."""
+        return sum(map(len, self._lanes.values()))
 
     def drop_generation(self, generation: int) -> None:
         """Forget the pieces of a generation, except the frame that is under way."""

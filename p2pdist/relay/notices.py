@@ -48,4 +48,11 @@ class EpochBegan:
     dealt: tuple[int, ...]
 
 
-Notice = BadPiece | EpochBegan | PeerRejected | TransferFailed | DealsDone
+@dataclass(frozen=True, slots=True)
+class PeerLags:
+    """Pieces wait for `node` although they don't wait for its siblings."""
+
+    node: str
+
+
+Notice = BadPiece | EpochBegan | PeerLags | PeerRejected | TransferFailed | DealsDone

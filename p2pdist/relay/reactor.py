@@ -31,8 +31,9 @@ from p2pdist.relay.frames import (
     encode_offer,
     encode_tag,
 )
+from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.links import LinkKey
-from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerRejected, TransferFailed
+from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerLags, PeerRejected, TransferFailed
 from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
@@ -66,6 +67,7 @@ class Reactor:
         self._watched: set[int] = set()
         self._parking = ParkingLot()
         self._closed = ClosedGenerations()
+        self._lag = LagWatch()
         self._mailbox: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
@@ -122,6 +124,8 @@ class Reactor:
 
     def _tick(self, now: float) -> None:
         self.switchboard.tick(now, busy=bool(self._transfers))
+        for node in self._lag.tick(self.switchboard.waiting_pieces()):
+            self._notify(PeerLags(node))
         for parked in self._parking.expired(now):
             self.switchboard.send(parked.session, encode_tag(Kind.REFUSE, parked.frame.tag))
         retiring, self._retiring = self._retiring, []
@@ -168,12 +172,21 @@ class Reactor:
             return
         self.engine.add_ring(generation, ring)
         self._connect_along(transfer, ring)
+        if ring.is_leaf(self.me):
+            self._soften(generation)
         for parked in self._parking.take(generation, ring.epoch):
             if self.switchboard.is_open(parked.session):
                 try:
                     self._judge(parked.session, parked.frame, parked.data)
                 except ProtocolError as error:
                     self.switchboard.reject(parked.session, error)
+
+    def _soften(self, generation: int) -> None:
+        """We are slow: offer what we haven't begun to send, since others have our spans now."""
+        for outgoing in self.switchboard.take_queued(generation):
+            offer = self.engine.soften(outgoing.frame.tag)
+            if offer is not None:
+                self._carry_out(offer)
 
     def start_dealing(self, generation: int, ring: Ring) -> None:
         """Be the dealer of a generation over `ring`, in place of the ring before it."""

@@ -149,6 +149,19 @@ class Switchboard:
             if session.connection is not None:
                 session.connection.drop_generation(generation)
 
+    def take_queued(self, generation: int) -> list[Outgoing]:
+        """Take back the pieces of a generation of which no byte has left."""
+        connections = [session.connection for session in self._sessions.values() if session.connection is not None]
+        return [outgoing for connection in connections for outgoing in connection.take_queued((generation,))]
+
+    def waiting_pieces(self) -> dict[str, int]:
+        """How many pieces wait for each node that owes us something, and so was sent something lately."""
+        return {
+            link.key.node: link.session.connection.waiting_pieces
+            for link in self._links.values()
+            if link.session is not None and link.session.connection is not None and self._exchange.owes(link.key.node)
+        }
+
     def sends_from(self, fd: int) -> bool:
         """Whether a frame that is half sent is read from `fd`."""
         return any(s.connection is not None and s.connection.sends_from(fd) for s in self._sessions.values())

@@ -4,6 +4,7 @@ fleet.py         members, slots, leases, holders (pure)
 choice.py        relay or swarm, and from whom (pure)
 handout.py       which neighbours an agent gets in a swarm (pure)
 generation.py    one blob's distribution: members, epochs, fills (pure)
+slowness.py      which agents are slow (pure)
 
 admission.py     who may connect: TLS, enrolment, hello
 control.py       messages from one agent

@@ -30,6 +30,7 @@ from p2pdist.wire.messages import (
     Inventory,
     Join,
     Lacking,
+    Lagging,
     Left,
     ManifestIs,
     ManifestWanted,
@@ -187,6 +188,8 @@ class Control:
                 self._distribution.join(agent, message)
             case Lacking(generation, missing):
                 self._distribution.lacking(agent, generation, missing)
+            case Lagging(node):
+                self._distribution.lagging(agent, node)
             case Left(generation, reason):
                 self._distribution.left(agent, generation, reason)
             case Distrusted(digest, _, reason):

@@ -82,6 +82,10 @@ class Distribution:
         """An agent holds the blob of a generation, or has given it up."""
         self.relaying.left(agent, number, reason)
 
+    def lagging(self, agent: Agent, node: str) -> None:
+        """An agent says that pieces go more slowly to another than to its siblings."""
+        self.relaying.lagging(agent, node)
+
     def held(self, node: str, digests: list[Digest]) -> None:
         """An agent got blobs."""
         self._swarming.held(node, digests)

@@ -12,6 +12,7 @@ from p2pdist.relay.transfer import Counts
 from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
 from p2pdist.tracker.fleet import Fleet
 from p2pdist.tracker.generation import Generation, Order, Stage
+from p2pdist.tracker.slowness import Slowness
 from p2pdist.tracker.wishes import Say, Wish
 from p2pdist.wire.messages import Dealt, Epoch, Fill, RelayPlan, members_bitmap
 
@@ -62,6 +63,7 @@ class Epochs:
         self._say = say
         self._flush_table = flush_table
         self._on_deserted = on_deserted
+        self.slowness = Slowness()
 
     def plan(self, live: Live) -> None:
         """Make an epoch soon; joins that come together share it."""
@@ -86,15 +88,15 @@ class Epochs:
             generation.waiting.clear()
             self._on_deserted(live)
             return
-        ring = generation.next_epoch(in_order)
+        ring = generation.next_epoch(in_order, self.slowness.leaves(in_order, trio.current_time()))
         # Whatever names a slot comes after the table that has it.
         self._flush_table()
-        bitmap = members_bitmap(self._fleet.slots(ring.members))
+        members, leaves = (members_bitmap(self._fleet.slots(nodes)) for nodes in (ring.members, ring.leaves))
         for wish in wishes:
             self._metrics.joins.labels(JoinAnswer.RELAY).inc()
-            self._say(wish.node, self._plan_of(generation, wish.join.id, ring.epoch, bitmap))
-        for node in old & set(ring.members) - {wish.node for wish in wishes}:
-            self._say(node, Epoch(generation.number, ring.epoch, bitmap, self._tracker))
+            self._say(wish.node, self._plan_of(generation, wish.join.id, ring.epoch, members, leaves))
+        for node in old & set(in_order) - {wish.node for wish in wishes}:
+            self._say(node, Epoch(generation.number, ring.epoch, members, self._tracker, leaves))
         live.note_move()
         self._relay.start_dealing(generation.number, ring)
         if live.metainfo is not None:
@@ -103,7 +105,7 @@ class Epochs:
                 for wish in wishes:
                     self._say(wish.node, Dealt(generation.number, live.metainfo.info_hash))
 
-    def _plan_of(self, generation: Generation, id_: int, epoch: int, bitmap: bytes) -> RelayPlan:
+    def _plan_of(self, generation: Generation, id_: int, epoch: int, members: bytes, leaves: bytes) -> RelayPlan:
         return RelayPlan(
             id_,
             str(generation.digest),
@@ -113,8 +115,9 @@ class Epochs:
             generation.fan,
             generation.private,
             epoch,
-            bitmap,
+            members,
             self._tracker,
+            leaves,
         )
 
     def order(self, live: Live, orders: list[Order]) -> None:

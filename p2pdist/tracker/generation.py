@@ -78,13 +78,13 @@ class Generation:
         """`node` has what it wanted, or has given up."""
         self.done.add(node)
 
-    def next_epoch(self, in_order: Sequence[str]) -> Ring:
-        """The ring that takes in all who wait; `in_order` are the members and them, by slot."""
+    def next_epoch(self, in_order: Sequence[str], leaves: Sequence[str] = ()) -> Ring:
+        """The ring that takes in all who wait; `in_order` are the members and them, by slot, `leaves` the slow ones."""
         self.members = set(in_order)
         self.took_part |= self.members
         arrivals = {node: held for node, held in self.waiting.items() if node in self.members}
         self.waiting.clear()
-        ring = self._ring(in_order, self.tracker)
+        ring = self._ring([node for node in in_order if node not in leaves], self.tracker, leaves)
         self._arrivals[ring.epoch] = arrivals
         return ring
 
@@ -137,6 +137,6 @@ class Generation:
                 orders.append(Order(self._ring(cohort, dealer), pieces))
         return orders
 
-    def _ring(self, members: Sequence[str], dealer: str) -> Ring:
+    def _ring(self, members: Sequence[str], dealer: str, leaves: Sequence[str] = ()) -> Ring:
         self.last_epoch += 1
-        return Ring(self.last_epoch, members, dealer)
+        return Ring(self.last_epoch, members, dealer, leaves)

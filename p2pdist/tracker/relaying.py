@@ -60,6 +60,7 @@ class Relaying:
         again: Callable[[Wish], None],
     ) -> None:
         self._tracker = tracker
+        self._fleet = fleet
         self._relay = relay
         self._metrics = metrics
         self._nursery = nursery
@@ -159,6 +160,15 @@ class Relaying:
             log.info("member_gave_up", digest=live.generation.digest, agent=agent.member.name, reason=reason)
             self._drop_member(live, agent.node)
         self._end_if_done(live)
+
+    def lagging(self, agent: Agent, node: str) -> None:
+        """An agent says that pieces go more slowly to `node` than to others; when several do, it becomes a leaf."""
+        slowness = self._epochs.slowness
+        if slowness.report(agent.node, node, len(self._fleet), trio.current_time()):
+            log.info("agent_is_slow", node=node, said_by=agent.member.name)
+            for live in self._live.values():
+                if node in live.generation.members and live.generation.stage is Stage.DEALING:
+                    self._epochs.plan(live)
 
     def disconnected(self, node: str) -> None:
         """An agent's connection broke: relays go on without it."""

@@ -184,6 +184,12 @@ class Left(Message, frozen=True):
     reason: Text = ""
 
 
+class Lagging(Message, frozen=True):
+    """An agent to which pieces go more slowly than to its siblings."""
+
+    node: Id
+
+
 class Distrusted(Message, frozen=True):
     """Bytes that were vouched for hadn't the digest that they came for."""
 
@@ -261,6 +267,7 @@ class RelayPlan(Message, frozen=True):
     epoch: Number
     members: Bitmap
     dealer: Id
+    leaves: Bitmap = b""
 
 
 class SwarmPlan(Message, frozen=True):
@@ -275,12 +282,16 @@ class SwarmPlan(Message, frozen=True):
 
 
 class Epoch(Message, frozen=True):
-    """A new version of a relay's members, or of a fill's, which has a dealer of its own."""
+    """A new version of a relay's members, or of a fill's, which has a dealer of its own.
+
+    Members in `leaves`, which aren't in `members`, are slow: they stand beside the ring.
+    """
 
     generation: Generation
     epoch: Number
     members: Bitmap
     dealer: Id
+    leaves: Bitmap = b""
 
 
 class Fill(Message, frozen=True):
@@ -346,6 +357,7 @@ FromAgent = (
     | Join
     | Lacking
     | Left
+    | Lagging
     | Distrusted
 )
 
