@@ -55,6 +55,7 @@ class Figures(msgspec.Struct, frozen=True):
     lacking: int
     rescues: int
     frozen_verdicts: int
+    called_slow: int
     swarmed: int
     unfinished: int
     longest_control_seconds: float
@@ -92,6 +93,7 @@ def figures(outcome: Outcome) -> Figures:
         lacking=sum(pull.lacking_tries for pull in pulls),
         rescues=sum(pull.rescued for pull in pulls),
         frozen_verdicts=outcome.totals.frozen_verdicts,
+        called_slow=len(outcome.steering.called_slow),
         swarmed=sum(pull.by_swarm for pull in pulls),
         unfinished=sum(1 for name in measured if (c := outcome.clients.get(name)) is None or c.done_at is None),
         longest_control_seconds=outcome.longest_control_seconds,

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -22,7 +23,6 @@ from simulations.model.variants import Variant
 
 UNSHAPED_BPS = 10e9
 _ORIGIN_SECONDS = 0.003
-_SLOW_FOUND_SECONDS = 1.0
 _MAX_HOSTS = 10_000
 
 
@@ -110,7 +110,7 @@ class Run:
         self._rng = random.Random(options.seed)
         self.totals = Totals()
         self.nodes: dict[str, Node] = {}
-        self.blobs = blobs = [self._blob(layer, size) for layer, size in enumerate(scenario.layer_sizes)]
+        blobs = [self._blob(layer, size) for layer, size in enumerate(scenario.layer_sizes)]
         down = self._rate(scenario.tracker.shape.down_bps)
         rate = min(self._rate(scenario.origin.shape.up_bps), down)
         self.pulls = Pulls(self.events, blobs, scenario.client.parallel, rate, self._on_done)
@@ -130,6 +130,9 @@ class Run:
             self.pulls.to_swarm,
             self.pulls.dealt,
         )
+        for node in self.nodes.values():
+            if node is not self.tracker:
+                node.on_lag = partial(self.steering.lagging, node)
         self.pulls.patient = Variant.PATIENT in options.variants
         self.pulls.steering = self.origin.steering = self.steering
         self._left_to_wait = set(scenario.pullers)
@@ -207,12 +210,6 @@ class Run:
         variants, steering = self.options.variants, self.steering
         if Variant.REPORT_FROZEN in variants:
             self.tracker.on_lost, self.tracker.on_back = steering.frozen, steering.heard_again
-        if Variant.SLOW_LEAVES in variants:
-            rates = {name: self.nodes[name].uplink.bytes_per_second for name in self.scenario.pullers}
-            median = sorted(rates.values())[len(rates) // 2]
-            slow = [name for name, rate in rates.items() if rate < median / 2]
-            for blob in self.blobs:
-                self.events.at(_SLOW_FOUND_SECONDS, steering.leave_apart, blob, slow)
 
     def _next_wave(self) -> None:
         if self._waves:

@@ -53,6 +53,17 @@ class Frame:
         self.riders: list[Any] = []
 
 
+class Queued:
+    """A piece in a lane; `begun`: the kernel has some of it."""
+
+    __slots__ = ("begun", "item", "rest_bytes")
+
+    def __init__(self, item: Any, size_bytes: int) -> None:
+        self.item = item
+        self.rest_bytes = size_bytes
+        self.begun = False
+
+
 class Flow:
     """One direction of one connection."""
 
@@ -61,12 +72,17 @@ class Flow:
     def __init__(self, sender: "Host", receiver: "Host") -> None:
         self.sender = sender
         self.receiver = receiver
-        self.lanes: OrderedDict[int, deque[list[Any]]] = OrderedDict()
+        self.lanes: OrderedDict[int, deque[Queued]] = OrderedDict()
         self.kernel: deque[Frame] = deque()
         self.kernel_bytes = 0
         self.in_flight_bytes = 0
         self.on_wire = False
         self.closed = False
+
+    @property
+    def waiting_pieces(self) -> int:
+        """How many pieces wait in the lanes."""
+        return sum(map(len, self.lanes.values()))
 
     @property
     def unsent_bytes(self) -> int:
@@ -225,7 +241,7 @@ class Host:
     def send_piece(self, receiver: "Host", generation: int, size_bytes: int, item: Any) -> None:
         """Queue a piece of a generation."""
         flow = self.flow_to(receiver)
-        flow.lanes.setdefault(generation, deque()).append([item, size_bytes + PIECE_HEADER_BYTES])
+        flow.lanes.setdefault(generation, deque()).append(Queued(item, size_bytes + PIECE_HEADER_BYTES))
         self._feed(flow)
 
     def send_control(self, receiver: "Host", item: Any) -> None:
@@ -240,20 +256,28 @@ class Host:
         arrives = max(left, receiver.down_free_at) + self.latency_seconds
         self.events.at(arrives, self._control_arrived, flow, now, item)
 
-    def close_flow(self, peer: str) -> list[Any]:
-        """Drop our direction of a connection; returns the pieces whose last byte never left."""
+    def close_flow(self, peer: str) -> None:
+        """Drop our direction of a connection, with all that is under way on it."""
         flow = self.flows.pop(peer, None)
+        if flow is not None:
+            flow.closed = True
+            self.uplink.forget()
+
+    def take_queued(self, peer: str, generation: int | None = None) -> list[Any]:
+        """Take back the pieces towards `peer`, of one generation or of all, of which the kernel has nothing."""
+        flow = self.flows.get(peer)
         if flow is None:
             return []
-        flow.closed = True
-        self.uplink.forget()
-        return [item for lane in flow.lanes.values() for item, _ in lane]
-
-    def take_queued(self, peer: str) -> None:
-        """Drop the pieces towards `peer` that haven't reached the kernel."""
-        flow = self.flows.get(peer)
-        if flow is not None:
-            flow.lanes.clear()
+        taken: list[Any] = []
+        for number, lane in list(flow.lanes.items()):
+            if generation is None or number == generation:
+                taken += [entry.item for entry in lane if not entry.begun]
+                begun = deque(entry for entry in lane if entry.begun)
+                if begun:
+                    flow.lanes[number] = begun
+                else:
+                    del flow.lanes[number]
+        return taken
 
     def freeze(self) -> None:
         """The process stands still: its kernel takes and sends what it has room for, and nobody reads."""
@@ -274,13 +298,13 @@ class Host:
         while flow.lanes and flow.kernel_bytes < self._kernel_bytes:
             generation, lane = flow.lanes.popitem(last=False)
             entry = lane[0]
-            item, rest = entry
-            if flow.lanes and rest > MAX_DATA_BYTES + PIECE_HEADER_BYTES:
-                entry[1] = rest - MAX_DATA_BYTES
+            if flow.lanes and entry.rest_bytes > MAX_DATA_BYTES + PIECE_HEADER_BYTES:
+                entry.rest_bytes -= MAX_DATA_BYTES
+                entry.begun = True
                 frame = Frame(flow, MAX_DATA_BYTES, None)
             else:
                 lane.popleft()
-                frame = Frame(flow, rest, item)
+                frame = Frame(flow, entry.rest_bytes, entry.item)
             if lane:
                 flow.lanes[generation] = lane
             flow.kernel.append(frame)
@@ -288,7 +312,7 @@ class Host:
             if not flow.on_wire:
                 self._next_frame(flow)
             if frame.item is not None and not self.paced:
-                self.written(item)
+                self.written(frame.item)
 
     def _next_frame(self, flow: Flow) -> None:
         if flow.kernel and flow.in_flight_bytes < self._window_bytes:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Want
+from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.liveness import Liveness
 from p2pdist.relay.spans import Ring
 from simulations.model.events import Events
@@ -74,6 +75,9 @@ class Node(Host):
         self.engine = Engine(name, rng)
         self.parts: dict[int, Part] = {}
         self.dead = False
+        self._lag = LagWatch()
+        self._ticking = False
+        self.on_lag: Callable[[str], None] = _nothing
         self.on_lost: Callable[[str], None] = _nothing
         self.on_back: Callable[[str], None] = _nothing
         self._directory = directory
@@ -91,15 +95,40 @@ class Node(Host):
         """Take part in a generation."""
         if generation not in self.parts:
             self.parts[generation] = Part(layout, held)
+            if not self._ticking:
+                self._ticking = True
+                self.events.after(TICK_SECONDS, self._tick)
             self.engine.open(generation, cast(Container[int], held), layout.piece_bytes, fan)
 
     def add_ring(self, generation: int, ring: Ring) -> None:
         """Learn an epoch's members, and take what had to wait for it."""
         if generation in self.parts:
             self.engine.add_ring(generation, ring)
+            if ring.is_leaf(self.name):
+                self._soften(generation)
             for sender, item in self._parked.pop((generation, ring.epoch), ()):
                 self._judge(sender, item)
             self.act()
+
+    def _soften(self, generation: int) -> None:
+        """We are slow: offer what we haven't begun to send, since others have our spans now."""
+        for peer in list(self.flows):
+            for item in self.take_queued(peer, generation):
+                offer = self.engine.soften(item.tag)
+                if offer is not None:
+                    self.send_control(self._directory[peer], offer)
+
+    def _tick(self) -> None:
+        """Look whose queue grows while its siblings' doesn't, as the reactor's ticks do."""
+        self._ticking = bool(self.parts) and not self.dead
+        if not self._ticking:
+            return
+        self.events.after(TICK_SECONDS, self._tick)
+        if not self.frozen:
+            owed_by = self.engine.owed_by
+            waiting = {peer: flow.waiting_pieces for peer, flow in self.flows.items() if owed_by(peer)}
+            for peer in self._lag.tick(waiting):
+                self.on_lag(peer)
 
     def start_dealing(self, generation: int, ring: Ring) -> list[int]:
         """Be the dealer of a generation over `ring`; returns what was dealt before."""

@@ -33,7 +33,7 @@ def lines(figures: Figures) -> Iterator[str]:
     )
     yield (
         f"  longest wait of a relay's control frame {figures.longest_control_seconds * 1000:.0f} ms,"
-        f" verdicts of frozen {figures.frozen_verdicts}"
+        f" verdicts of frozen {figures.frozen_verdicts}, called slow {figures.called_slow}"
     )
     yield (
         f"  model: {figures.events} events in {figures.wall_seconds:.1f} s,"

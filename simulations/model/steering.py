@@ -17,6 +17,7 @@ from p2pdist.relay.spans import Ring
 from p2pdist.tracker.choice import Situation, Way, choose
 from p2pdist.tracker.fleet import Fleet, TableChange
 from p2pdist.tracker.generation import Order, Stage
+from p2pdist.tracker.slowness import Slowness
 from p2pdist.wire.messages import (
     Dealt,
     Ended,
@@ -27,6 +28,7 @@ from p2pdist.wire.messages import (
     Inventory,
     Join,
     Lacking,
+    Lagging,
     Left,
     RelayPlan,
     Table,
@@ -94,6 +96,8 @@ class Steering:
         self._fleet = Fleet(LEASE_SECONDS)
         self._table_changes: list[TableChange] = []
         self._table_planned = False
+        self._slowness = Slowness()
+        self.called_slow: list[str] = []
         self._without: dict[str, list[Blob]] = {}
         self.lines = ControlLines(events, tracker)
         self.fills = 0
@@ -150,6 +154,10 @@ class Steering:
         message = Lacking(blob.number, PieceSet(blob.layout.count, missing).to_bytes())
         self.lines.say(node, message, lambda: self._fill_for(node.name, blob, missing))
 
+    def lagging(self, node: Node, peer: str) -> None:
+        """`node` sees that its pieces go more slowly to `peer` than to others."""
+        self.lines.say(node, Lagging(peer), lambda: self._lags(node.name, peer))
+
     def gone(self, name: str) -> None:
         """The control connection of an agent broke, or its lease ran out."""
         self._fleet.disconnected(name)
@@ -159,6 +167,13 @@ class Steering:
             if generation is not None and generation.leave(name):
                 self._plan_epoch(blob)
             self._end_if_done(blob)
+
+    def _lags(self, witness: str, name: str) -> None:
+        if self._slowness.report(witness, name, len(self._fleet), self._events.now):
+            self.called_slow.append(name)
+            for blob in self._blobs:
+                if blob.live is not None and name in blob.live.members and blob.live.stage is Stage.DEALING:
+                    self._plan_epoch(blob)
 
     def _left(self, name: str, blob: Blob) -> None:
         if blob.live is not None:
@@ -252,24 +267,16 @@ class Steering:
         part = self._tracker.parts[blob.number]
         if Variant.LATE_LEAVES in self._options.variants and part.dealing is not None:
             live.put_apart(names)
-        ring = live.next_epoch(in_order)
+        ring = live.next_epoch(in_order, self._slowness.leaves(in_order, self._events.now))
         self.epochs += 1
         self._flush_table()
-        bitmap = members_bitmap(self._fleet.slots(in_order))
-        self._tell_epoch(blob, live, ring, bitmap, names, [name for name in in_order if name in old])
+        self._tell_epoch(blob, live, ring, names, [name for name in in_order if name in old])
         dealt = self._tracker.start_dealing(blob.number, ring)
         if live.apart.intersection(names):
             self._events.after(_CATCH_UP_SECONDS, self._take_in, blob, live, names, tuple(dealt))
         if live.stage is Stage.DEALT:
             self._tell_dealt(blob, names)
         self._order(blob, live.began(ring.epoch, dealt))
-
-    def leave_apart(self, blob: Blob, names: Iterable[str]) -> None:
-        """These members are slow: leaves from now on."""
-        live = blob.live
-        if live is not None and live.stage is Stage.DEALING:
-            live.apart.update(names)
-            self._plan_epoch(blob)
 
     def _take_in(self, blob: Blob, live: VariantGeneration, names: Sequence[str], dealt: tuple[int, ...]) -> None:
         """Latecomers that have what was dealt before them leave their places beside the ring."""
@@ -308,11 +315,11 @@ class Steering:
         blob: Blob,
         live: VariantGeneration,
         ring: Ring,
-        bitmap: bytes,
         newcomers: Sequence[str],
         others: Sequence[str],
     ) -> None:
         layout, number = blob.layout, blob.number
+        members, leaves = (members_bitmap(self._fleet.slots(nodes)) for nodes in (ring.members, ring.leaves))
         plan = RelayPlan(
             1,
             str(blob.digest),
@@ -322,8 +329,9 @@ class Steering:
             live.fan,
             False,
             ring.epoch,
-            bitmap,
+            members,
             self._tracker.name,
+            leaves,
         )
 
         def enter(node: Node) -> None:
@@ -331,7 +339,7 @@ class Steering:
             node.add_ring(number, ring)
 
         self.lines.tell(self._nodes(newcomers), plan, enter)
-        epoch = Epoch(number, ring.epoch, bitmap, self._tracker.name)
+        epoch = Epoch(number, ring.epoch, members, self._tracker.name, leaves)
         self.lines.tell(self._nodes(others), epoch, lambda node: node.add_ring(number, ring))
 
     def _order(self, blob: Blob, orders: Sequence[Order]) -> None:

@@ -27,8 +27,6 @@ class Variant(Enum):
     """A deal is on the wire until its last byte has left the host, not until the kernel has it."""
     REPORT_FROZEN = "report-frozen"
     """Whom the tracker's own relay finds frozen is left out by an epoch, and joins again when heard of."""
-    SLOW_LEAVES = "slow-leaves"
-    """Hosts below half of the median uplink are leaves from the second second on (how they are found is left open)."""
     LATE_LEAVES = "late-leaves"
     """Whoever comes after the first deal is a leaf until it has what was dealt before it, while leaves are few."""
 
@@ -46,12 +44,10 @@ class VariantGeneration(Generation):
         if FEW * (len(self.apart) + len(newcomers)) <= len(self.members):
             self.apart.update(newcomers)
 
-    def next_epoch(self, in_order: Sequence[str]) -> Ring:
-        """As the code's, with those who are apart beside the ring."""
-        ring = Generation.next_epoch(self, in_order)
-        leaves = [node for node in in_order if node in self.apart]
-        inner = [node for node in in_order if node not in self.apart]
-        return Ring(ring.epoch, inner, ring.dealer, leaves) if leaves and inner else ring
+    def next_epoch(self, in_order: Sequence[str], leaves: Sequence[str] = ()) -> Ring:
+        """As the code's, with those who are apart beside the ring too."""
+        beside = [node for node in in_order if node in self.apart or node in leaves]
+        return Generation.next_epoch(self, in_order, beside if len(beside) < len(in_order) else leaves)
 
     def began(self, epoch: int, dealt: Iterable[int]) -> list[Order]:
         """As the code's; those who came in an earlier epoch can all deal, since they wait for nobody who came later."""

@@ -148,6 +148,13 @@ def test_hosts_that_register_when_they_ask_are_told_to_everybody() -> None:
     assert got.control.sent_by_type["Table"] >= 20
 
 
+def test_slow_members_are_found_and_delay_nobody() -> None:
+    got = model(scenario(14, "32MiB", 40, more=TWO_SLOW))
+    assert got.called_slow == 2
+    assert got.unfinished == 0
+    assert got.groups["host"].p50_x < 1.2
+
+
 def test_scaling_keeps_the_shares_of_groups() -> None:
     grown = scaled(scenario(14, "1MiB", 40, more=TWO_SLOW), 800)
     assert Counter({group.name: group.count for group in grown.hosts}) == {"host": 700, "slow": 100}
@@ -164,7 +171,6 @@ def test_what_cannot_be_modelled_is_refused() -> None:
     ("case", "variants", "group", "at_most"),
     [
         (scenario(100, "10MB", 100, start="warm"), {Variant.PACED_DEALS}, "host", 1.2),
-        (scenario(14, "16MiB", 40, more=TWO_SLOW), {Variant.PATIENT, Variant.SLOW_LEAVES}, "host", 1.2),
         (scenario(16, "16MiB", 40, more=ONE_LATE), {Variant.PATIENT, Variant.LATE_LEAVES}, "host", 1.15),
         (scenario(16, "16MiB", 40, more=happens(1.0, "host-5", "stop")), {Variant.REPORT_FROZEN}, "host", 1.2),
     ],
