@@ -80,7 +80,7 @@ def _runs(scenario: Scenario, system: str, times: int, parent: Path | None) -> l
         with _directory(parent) as directory:
             try:
                 outcomes.append(run_once(scenario, system, directory, number, say))
-            except (ProcessFailed, NetworkUnavailable, TimeoutError) as error:
+            except (ProcessFailed, NetworkUnavailable, OSError) as error:
                 raise Unavailable(f"{scenario.name}, {system}: {error}") from error
     return outcomes
 

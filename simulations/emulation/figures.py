@@ -75,14 +75,14 @@ def figures(outcome: Outcome) -> list[Figure]:
 def _times(hosts: Sequence[HostOutcome], suffix: str) -> list[Figure]:
     """p50, p99 and slowest, in seconds and against each host's own bound."""
     seconds = [host.seconds for host in hosts if host.seconds is not None]
-    bounds = [host.bound_seconds for host in hosts]
+    bound = max((host.bound_seconds for host in hosts), default=0.0)
     ratios = [
         host.seconds / host.bound_seconds for host in hosts if host.seconds is not None and host.bound_seconds > 0
     ]
     found = []
     for name, share in (("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)):
         found.append(Figure(f"{name}{suffix}", percentile(seconds, share), "s"))
-    found.append(Figure(f"bound{suffix}", max(bounds) if max(bounds) > 0 else None, "s"))
+    found.append(Figure(f"bound{suffix}", bound or None, "s"))
     for name, share in (("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)):
         found.append(Figure(f"{name}{suffix} x bound", percentile(ratios, share)))
     return found

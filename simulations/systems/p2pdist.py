@@ -53,6 +53,7 @@ class P2PDist:
         self._enrolment: Enrolment | None = None
         self._processes: dict[str, Process] = {}
         self._ended_counts: list[Counts] = []
+        self._restarted: set[str] = set()
 
     def start(self) -> None:
         """Start the tracker, then all agents at once."""
@@ -97,6 +98,7 @@ class P2PDist:
         self._processes[host].kill()
 
     def restart(self, host: str) -> None:
+        self._restarted.add(host)
         if host == _TRACKER:
             self._run_daemon(_TRACKER, "tracker", self._stage.server)
         else:
@@ -160,9 +162,14 @@ class P2PDist:
         poll_until(lambda: _metric(server, _TRACKER_ADMIN_PORT, _LEASED) == agents, what, _READY_SECONDS)
 
     def _counts_of(self, name: str) -> Counts:
-        if name == _TRACKER:
-            return Counts(seeder_bytes=_metric(self._stage.server, _TRACKER_ADMIN_PORT, _DEALT))
-        return Counts(redundant_bytes=_metric(self._stage.network[name], _AGENT_ADMIN_PORT, _REDUNDANT))
+        try:
+            if name == _TRACKER:
+                return Counts(seeder_bytes=_metric(self._stage.server, _TRACKER_ADMIN_PORT, _DEALT))
+            return Counts(redundant_bytes=_metric(self._stage.network[name], _AGENT_ADMIN_PORT, _REDUNDANT))
+        except ConnectionRefusedError:
+            if name in self._restarted:  # it is on its way, and has counted nothing yet
+                return Counts()
+            raise
 
     def _shim_target(self, path: str) -> str:
         return f"{path}?ns={UPSTREAM}"
