@@ -7,8 +7,9 @@ crash, when any later run calls `sweep`. It touches nothing in the machine's own
     eth0 --- up (tbf) ---> port 0 --- bridge --- port 1 --- down (tbf) ---> eth0
 
 Each direction has its own token bucket at the sending end: the host's uplink on its `eth0`, its downlink on the port of
-the bridge. There is no latency to speak of (netem isn't everywhere), and about 95.5 % of a rate is payload: calibrate
-with `measure_flow` before comparing.
+the bridge. Zones are bridges of their own, each joined to the first one by a link that can be shaped too. There is no
+latency to speak of (netem isn't everywhere; `delay` adds one), and about 95.5 % of a rate is payload: calibrate with
+`measure_flow` before comparing.
 
 Namespaces inherit the machine's congestion control, which may be one that paces around a token bucket. Each is set to
 cubic, what most hosts run; a machine that keeps cubic out of `net.ipv4.tcp_allowed_congestion_control` refuses that
@@ -224,7 +225,8 @@ class Network:
         self, links: Mapping[str, Link], *, zones: Mapping[str, str] | None = None, zone_bps: int | None = None
     ) -> None:
         prefix = f"{Owner.current()}.{next(_serial)}"
-        self._hub = f"{prefix}.hub"
+        self.hub = f"{prefix}.hub"
+        """The namespace of the bridges."""
         self.hosts = {
             name: Host(name, f"{prefix}.host.{name}", index, link) for index, (name, link) in enumerate(links.items())
         }
@@ -252,18 +254,18 @@ class Network:
 
     def _build(self) -> None:
         hosts = self.hosts.values()
-        namespaces = [self._hub, *(host.namespace for host in hosts)]
+        namespaces = [self.hub, *(host.namespace for host in hosts)]
         _run(["ip", "-batch", "-"], "".join(f"netns add {namespace}\n" for namespace in namespaces))
         hub = "".join(_bridge(index) for index in self._bridges.values())
         for host in hosts:
             hub += f"link add {host.port_device} type veth peer name eth0 netns {host.namespace}\n"
             hub += f"link set {host.port_device} master bridge{self._bridges[self._zones[host.name]]} up\n"
-        _run(["ip", "-netns", self._hub, "-batch", "-"], hub)
+        _run(["ip", "-netns", self.hub, "-batch", "-"], hub)
         shapes = [_shape(host.port_device, rate) for host in hosts if (rate := host.link.down_bps) is not None]
         if self._zone_bps is not None:
             ends = [end for index in self._bridges.values() if index for end in _trunk(index)]
             shapes += [_shape(end, self._zone_bps) for end in ends]
-        _run(["tc", "-netns", self._hub, "-batch", "-"], "".join(shapes))
+        _run(["tc", "-netns", self.hub, "-batch", "-"], "".join(shapes))
         for host in hosts:
             self._set_up(host)
 
@@ -282,13 +284,13 @@ class Network:
         for host in self.hosts.values():
             for process in host.processes:
                 process.kill()
-        remove([self._hub, *(host.namespace for host in self.hosts.values())])
+        remove([self.hub, *(host.namespace for host in self.hosts.values())])
 
     def reshape(self, name: str, link: Link) -> None:
         """Give a host's link other rates from now on."""
         host = self.hosts[name]
         _run(["tc", "-netns", host.namespace, "-batch", "-"], _shape("eth0", link.up_bps))
-        _run(["tc", "-netns", self._hub, "-batch", "-"], _shape(host.port_device, link.down_bps))
+        _run(["tc", "-netns", self.hub, "-batch", "-"], _shape(host.port_device, link.down_bps))
         host.link = link
 
     def counters(self) -> dict[str, LinkBytes]:
@@ -303,7 +305,7 @@ class Network:
 
     def _devices(self) -> dict[str, LinkBytes]:
         """What has come into the bridges by each device (what its other end has sent) and what has left by it."""
-        text = _inside(self._hub, Path("/proc/thread-self/net/dev").read_text)
+        text = _inside(self.hub, Path("/proc/thread-self/net/dev").read_text)
         fields = {line.split(":")[0].strip(): line.split(":")[1].split() for line in text.splitlines()[2:]}
         return {device: LinkBytes(sent=int(each[0]), received=int(each[8])) for device, each in fields.items()}
 

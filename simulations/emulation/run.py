@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from simulations import systems
+from simulations.delay import Delay
 from simulations.emulation.bound import bounds_of
 from simulations.emulation.calibration import usable_share
 from simulations.emulation.content import REPOSITORY, TAG, make_image
@@ -33,6 +34,8 @@ def run(scenario: Scenario, system_name: str, directory: Path, seed: int, say: S
         links = {name: place.shape for name, place in scenario.places()}
         network = stack.enter_context(Network(links, zones=zones, zone_bps=scenario.zone_link))
         share = usable_share(network, [*scenario.pullers, *scenario.holders, TRACKER, ORIGIN], zones)
+        if scenario.round_trip:
+            stack.enter_context(Delay(network, float(scenario.round_trip) / 2, directory / "delay.log"))
         origin = Origin(network[ORIGIN], directory / "origin", image)
         origin.start()
         home = directory / "system"

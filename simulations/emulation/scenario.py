@@ -290,6 +290,8 @@ def _check(scenario: Scenario) -> None:
             raise InvalidInput(f"event[{index}].target: there is no {event.target!r}; there are e.g. {min(known)}")
     if len(scenario.zones) == 1 and scenario.zone_link is not None:
         raise InvalidInput("zone_link: there is only one zone; let groups name others")
+    if len(scenario.zones) > 1 and scenario.round_trip:
+        raise InvalidInput("round_trip: hosts of several zones can't have one; leave one of both out")
     if not set(scenario.pullers) - scenario.disturbed:
         raise InvalidInput("event: something befalls every host that pulls; one at least must be left to measure")
     _check_moments(scenario)

@@ -67,7 +67,7 @@ class Nginx:
 
     def start(self) -> None:
         if shutil.which("nginx", path=_SEARCH_PATH) is None:
-            raise Unavailable("the system nginx needs the program nginx (Debian package nginx-light)")
+            raise Unavailable("the system nginx needs the program nginx (Debian package nginx)")
         values = {"directory": self._stage.directory, "address": self._stage.server.ipv4, "port": _PORT}
         config = self._stage.directory / "nginx.conf"
         config.write_text(_CONFIG.format(origin=self._stage.origin_url, **values))

@@ -17,7 +17,6 @@ description = "three kinds of hosts"
 layers = ["1MiB", "2 x 1MB"]
 start = "warm"
 zone_link = "5 Mbit/s"
-round_trip = "20ms"
 tracker.link = "40 Mbit/s"
 origin = { up = "10 Mbit/s", zone = "a" }
 
@@ -71,11 +70,11 @@ def test_everything_that_can_be_said() -> None:
     assert scenario.zones == ["a", "b"]
     assert scenario.zone_of(scenario.tracker) == "a"
     assert scenario.zone_of(scenario.group_of("holder-1")) == "b"
-    assert float(scenario.round_trip) == pytest.approx(0.02)
 
 
 def test_what_is_left_out() -> None:
-    scenario = parse(minimal(), "least")
+    scenario = parse(minimal(round_trip='"20ms"'), "least")
+    assert float(scenario.round_trip) == pytest.approx(0.02)
     assert (scenario.start, scenario.arrival.pattern, scenario.client.parallel) == ("cold", "at-once", 4)
     assert scenario.tracker.shape == Link()
     assert scenario.zones == [""]
@@ -110,6 +109,8 @@ def test_moments(text: str, seconds: float) -> None:
         (minimal(hosts='[{count = 1}, {name = "b", count = 1, at = "3%"}]'), r"hosts\[1\]\.at: without limits"),
         (minimal(hosts="[{count = 999}]"), "hosts: more than 1000"),
         (minimal(zone_link='"1 Mbit/s"'), "zone_link: there is only one zone"),
+        (minimal(round_trip='"5ms"', tracker='{zone = "b"}', origin='{zone = "a"}'), "round_trip: hosts of several"),
+        (minimal(round_trip="5"), "round_trip: 5 must be a text in quotes"),
         (minimal(arrival='{pattern = "trickle"}'), r"arrival\.pattern: "),
         (minimal(arrival='{pattern = "batches", batch = 0.0}'), r"arrival\.batch: "),
         (
