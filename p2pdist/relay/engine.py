@@ -78,6 +78,14 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuse:
+    """The span behind this tag isn't served, and won't be by us."""
+
+    to: str
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
 class Credit:
     """The root can take another piece."""
 
@@ -85,7 +93,7 @@ class Credit:
     tag: int
 
 
-Action = Push | Offer | Want | Ack | Credit
+Action = Push | Offer | Want | Ack | Refuse | Credit
 
 
 @dataclass(slots=True)
@@ -120,6 +128,7 @@ class _Pending:
     duty: _Duty
     by_offer: bool
     written: bool = False
+    wanted: bool = False
 
 
 @dataclass(slots=True)
@@ -141,6 +150,7 @@ class _Generation:
     dealings: dict[int, _Dealing] = field(default_factory=dict)
     served: set[tuple[int, int, int]] = field(default_factory=set)
     slow: frozenset[str] = frozenset()
+    unwilling: set[str] = field(default_factory=set)
     successors: dict[int, int] = field(default_factory=dict)
 
     def dealing(self, epoch: int) -> _Dealing | None:
@@ -162,7 +172,7 @@ class Engine:
         self._down: set[str] = set()
         self._actions: list[Action] = []
         self._next_tag = 1
-        self._deals_unwritten = 0
+        self._wire: dict[int, int] = {}
         self._turns: deque[tuple[int, int]] = deque()
         self.takeovers = 0
 
@@ -174,15 +184,21 @@ class Engine:
             self._generations[generation] = _Generation(held, piece_bytes, fan)
 
     def close(self, generation: int) -> None:
-        """Forget a generation and every duty in it."""
-        self._generations.pop(generation, None)
+        """Forget a generation; parents that wait for a span of it are told that we don't serve it."""
+        if self._generations.pop(generation, None) is None:
+            return
         self._actions = [
             action
             for action in self._actions
             if not (isinstance(action, Push | Offer) and action.generation == generation)
         ]
         for tag in [tag for tag, pending in self._pending.items() if pending.generation == generation]:
+            duty = self._pending[tag].duty
             self._drop(tag)
+            if duty.parent and not duty.acknowledged:
+                duty.acknowledged = True
+                self._actions.append(Refuse(duty.parent, duty.parent_tag))
+        self._deal_on()
 
     def add_ring(self, generation: int, ring: Ring) -> None:
         """Learn the members of an epoch.
@@ -194,12 +210,14 @@ class Engine:
         if ring.epoch in state.rings:
             return
         state.rings[ring.epoch] = ring
-        state.slow = frozenset(ring.leaves)
+        state.unwilling.difference_update(ring.members)
+        if ring.leaves:
+            state.slow = frozenset(ring.leaves)
         for leaf in ring.leaves:
             for tag in sorted(self._tags_of.get(leaf, ())):
                 pending = self._pending[tag]
                 if pending.generation == generation and pending.span:
-                    self._relieve(pending)
+                    self._relieve(tag, pending)
 
     def knows(self, generation: int, epoch: int) -> bool:
         """Whether pieces of this epoch can be judged yet."""
@@ -251,7 +269,8 @@ class Engine:
     def wanted(self, sender: str, tag: int) -> None:
         """A member that we offered a piece to lacks it."""
         pending = self._of(sender, tag)
-        if pending is not None:
+        if pending is not None and not pending.wanted:
+            pending.wanted = True
             self._actions.append(self._push(tag, pending, offered=True))
 
     def acked(self, sender: str, tag: int) -> None:
@@ -262,9 +281,12 @@ class Engine:
             self._arc_done(pending)
 
     def refused(self, sender: str, tag: int) -> None:
-        """A member can't serve this span: its heir does."""
+        """A member can't serve this span: its heir does. It is handed nothing more until a new ring has it."""
         pending = self._of(sender, tag)
         if pending is not None:
+            state = self._generations.get(pending.generation)
+            if state is not None:
+                state.unwilling.add(sender)
             self._drop(tag)
             self._to_heir(pending)
 
@@ -279,22 +301,40 @@ class Engine:
         pending = self._pending.get(tag)
         if pending is None or pending.written:
             return
-        pending.written = True
         duty = pending.duty
         if duty.parent is None:
-            self._deals_unwritten -= 1
+            self._leave_the_wire(tag, pending)
             self._deal_on()
-        else:
-            duty.written += 1
-            self._maybe_credit(duty)
+            return
+        pending.written = True
+        duty.written += 1
+        self._maybe_credit(duty)
 
     def lost(self, node: str) -> None:
         """`node` is unreachable or frozen: its arcs go to their heirs, and it gets nothing until it is back."""
         self._down.add(node)
         for tag in sorted(self._tags_of.pop(node, ())):
             pending = self._pending.pop(tag)
-            self._settle_deal(pending)
+            self._settle_deal(tag, pending)
             self._to_heir(pending)
+        self._deal_on()
+
+    def reset(self, node: str) -> None:
+        """A connection to `node` broke and another stands: what was on its way may be lost, so all is offered again."""
+        for tag in sorted(self._tags_of.get(node, ())):
+            pending = self._pending[tag]
+            self._leave_the_wire(tag, pending)
+            pending.by_offer, pending.wanted = True, False
+            self._actions.append(self._offer(tag, pending))
+        self._deal_on()
+
+    def tick(self) -> None:
+        """Some time has passed: deals that don't get away leave their place on the wire to others."""
+        for tag, ticks in list(self._wire.items()):
+            if ticks:
+                self._leave_the_wire(tag, self._pending[tag])
+            else:
+                self._wire[tag] = 1
         self._deal_on()
 
     def back(self, node: str) -> None:
@@ -316,8 +356,8 @@ class Engine:
         pending = self._pending.get(tag)
         if pending is None:
             return None
-        pending.by_offer = True
-        self._leave_the_wire(pending)
+        pending.by_offer, pending.wanted = True, False
+        self._leave_the_wire(tag, pending)
         return self._offer(tag, pending)
 
     # What a dealer does besides.
@@ -352,8 +392,10 @@ class Engine:
 
     def deal(self, generation: int, epoch: int, index: int, by_offer: bool = False) -> None:
         """A piece may be dealt over the ring of `epoch`; `by_offer` where some members have it already."""
-        self._queue(generation, self._generations[generation].dealings[epoch], index, by_offer)
-        self._deal_on()
+        dealing = self._generations[generation].dealings[epoch]
+        if any(node != self.me for node in dealing.ring.members):
+            self._queue(generation, dealing, index, by_offer)
+            self._deal_on()
 
     def waiting(self, generation: int, epoch: int) -> list[int]:
         """The pieces that wait for a root of this epoch."""
@@ -388,20 +430,19 @@ class Engine:
             self._rng.shuffle(ordered)
             for arc in ordered:
                 self._hand(duty, what, ring, rank + arc.offset, arc.span, by_offer)
-            if ring.leaves and not by_offer:
-                self._serve_leaves(what, ring)
+            self._serve_leaves(what, ring, by_offer)
         self._maybe_credit(duty)
         self._maybe_ack(duty)
 
-    def _serve_leaves(self, what: Push | Offer, ring: Ring) -> None:
+    def _serve_leaves(self, what: Push | Offer, ring: Ring, by_offer: bool) -> None:
         """Send a piece to the leaves that are ours for its root; nobody is told when they have it."""
-        for leaf in ring.leaves_of(self.me, what.root):
+        for leaf in ring.leaves_of(self.me, what.root) if ring.leaves else ():
             if leaf not in self._down:
-                self._put(_Pending(leaf, what.generation, what.index, ring, what.root, 0, 0, _nobody(), False))
+                self._put(_Pending(leaf, what.generation, what.index, ring, what.root, 0, 0, _nobody(), by_offer))
 
-    def _relieve(self, pending: _Pending) -> None:
+    def _relieve(self, tag: int, pending: _Pending) -> None:
         """Take the span from a child that is slow, but not the piece itself, and wait for it no more."""
-        self._settle_deal(pending)
+        self._settle_deal(tag, pending)
         duty, pending.duty = pending.duty, _nobody()
         span, pending.span = pending.span, 0
         self._hand(duty, pending, pending.ring, pending.rank + 1, span - 1, by_offer=True)
@@ -411,13 +452,15 @@ class Engine:
     ) -> None:
         """Give an arc to its first member that isn't down; an arc without one is served.
 
-        A member that has become slow since gets the piece, but not the arc.
+        A member that has become slow since gets the piece, but not the arc. What a dealer finds nobody for is dealt
+        again, by offer, when somebody is back.
         """
         state = self._generations.get(what.generation)
         slow = state.slow if state is not None else frozenset[str]()
+        unwilling = state.unwilling if state is not None else set[str]()
         while span >= 0:
             node = ring.at(rank)
-            if node not in self._down and node != self.me:
+            if node not in self._down and node not in unwilling and node != self.me:
                 pending = _Pending(node, what.generation, what.index, ring, what.root, rank, span, duty, by_offer)
                 if not span or node not in slow or duty.parent is None:
                     self._put(pending)
@@ -427,15 +470,18 @@ class Engine:
             rank, span, by_offer = rank + 1, span - 1, True
         duty.open_arcs -= 1
         self._maybe_ack(duty)
+        if duty.parent is None and state is not None:
+            dealing = state.dealing(ring.epoch)
+            if dealing is not None:
+                self._queue(what.generation, dealing, what.index, by_offer=True)
 
     def _put(self, pending: _Pending) -> None:
         """Note that an arc is handed out, and send its piece or offer."""
         tag = self._new_tag()
         self._pending[tag] = pending
         self._tags_of[pending.node].add(tag)
-        if pending.duty.parent is None:
-            self._deals_unwritten += not pending.by_offer
-            pending.written = pending.by_offer
+        if pending.duty.parent is None and not pending.by_offer:
+            self._wire[tag] = 0
         self._actions.append(self._offer(tag, pending) if pending.by_offer else self._push(tag, pending, False))
 
     def _to_heir(self, pending: _Pending) -> None:
@@ -469,18 +515,17 @@ class Engine:
     def _drop(self, tag: int) -> None:
         pending = self._pending.pop(tag)
         self._tags_of[pending.node].discard(tag)
-        self._settle_deal(pending)
+        self._settle_deal(tag, pending)
 
-    def _settle_deal(self, pending: _Pending) -> None:
+    def _settle_deal(self, tag: int, pending: _Pending) -> None:
         """Give back what an ended deal holds: its place on the wire and its root's credit."""
+        self._leave_the_wire(tag, pending)
         if pending.duty.parent is None:
-            self._leave_the_wire(pending)
             self._return_credit(pending)
 
-    def _leave_the_wire(self, pending: _Pending) -> None:
-        if pending.duty.parent is None and not pending.written:
+    def _leave_the_wire(self, tag: int, pending: _Pending) -> None:
+        if self._wire.pop(tag, None) is not None:
             pending.written = True
-            self._deals_unwritten -= 1
 
     def _arc_done(self, pending: _Pending) -> None:
         pending.duty.open_arcs -= 1
@@ -519,13 +564,13 @@ class Engine:
     def _deal_on(self) -> None:
         """Deal what can be dealt; the dealings that have pieces waiting take turns, one piece each."""
         without_root = 0
-        while self._deals_unwritten < DEALS_ON_THE_WIRE and without_root < len(self._turns):
+        while len(self._wire) < DEALS_ON_THE_WIRE and without_root < len(self._turns):
             generation, epoch = self._turns.popleft()
             state = self._generations.get(generation)
             dealing = state.dealings.get(epoch) if state else None
             if dealing is None or not dealing.ready:
                 continue
-            root = self._next_root(dealing)
+            root = self._next_root(state, dealing) if state is not None else None
             without_root = 0 if root is not None else without_root + 1
             if root is None:
                 self._turns.append((generation, epoch))
@@ -543,8 +588,9 @@ class Engine:
         seed = Push("", 0, generation, index, dealing.ring.epoch, rank, span)
         self._hand(_Duty(None, 0, open_arcs=1, owes_credit=True), seed, dealing.ring, rank, span, by_offer)
 
-    def _next_root(self, dealing: _Dealing) -> str | None:
-        able = [node for node, credit in dealing.credit.items() if credit > 0 and node not in self._down]
+    def _next_root(self, state: _Generation, dealing: _Dealing) -> str | None:
+        out = self._down | state.unwilling if state.unwilling else self._down
+        able = [node for node, credit in dealing.credit.items() if credit > 0 and node not in out and node != self.me]
         if not able:
             return None
         most = max(dealing.credit[node] for node in able)

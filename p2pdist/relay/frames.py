@@ -56,7 +56,7 @@ class PieceFrame(NamedTuple):
 
 
 class OfferFrame(NamedTuple):
-    """A span that is handed to the receiver without the bytes."""
+    """A span that is handed to the receiver without the bytes, but with their hash and vouch: it may have them."""
 
     generation: int
     epoch: int
@@ -64,6 +64,8 @@ class OfferFrame(NamedTuple):
     root: int
     span: int
     tag: int
+    hash: bytes
+    vouch: bytes
 
 
 class Prefix(NamedTuple):
@@ -121,14 +123,16 @@ def decode_piece(flags: int, meta: memoryview) -> PieceFrame:
 
 def encode_offer(frame: OfferFrame) -> bytes:
     """An offer, whole."""
-    return encode(Kind.OFFER, _OFFER.pack(*frame))
+    return encode(Kind.OFFER, _OFFER.pack(*frame[:6]) + frame.hash + frame.vouch)
 
 
 def decode_offer(meta: memoryview) -> OfferFrame:
     """What `encode_offer` wrote; raises `ProtocolError`."""
-    if len(meta) != _OFFER.size:
+    if len(meta) <= _OFFER.size + HASH_BYTES:
         raise ProtocolError(f"an offer of {len(meta)} bytes")
-    return OfferFrame(*_OFFER.unpack(meta))
+    rest = bytes(meta[_OFFER.size :])
+    generation, epoch, piece, root, span, tag = _OFFER.unpack_from(meta)
+    return OfferFrame(generation, epoch, piece, root, span, tag, rest[:HASH_BYTES], rest[HASH_BYTES:])
 
 
 def encode_tag(kind: Kind, tag: int) -> bytes:

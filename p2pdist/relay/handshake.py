@@ -23,6 +23,10 @@ _NONCE_BYTES = 32
 _LABEL = b"p2pdist relay v1"
 
 
+class NotLeased(ProtocolError):
+    """The peer's name isn't in the tracker's table; it may be there in a moment."""
+
+
 class Hello(msgspec.Struct, frozen=True):
     """The first frame of either end."""
 
@@ -59,7 +63,7 @@ class Handshake:
             if len(theirs.nonce) != _NONCE_BYTES or len(theirs.node) > 128:
                 raise ProtocolError("a relay hello with a nonce or name of the wrong length")
             if not self._accept(theirs.node):
-                raise ProtocolError(f"{theirs.node!r} holds no lease of our tracker")
+                raise NotLeased(f"{theirs.node!r} holds no lease of our tracker")
             self._theirs = theirs
             return encode(Kind.PROOF, self._proof(self._secrets[0], by_dialler=self._dialled))
         if kind is Kind.PROOF and self._theirs is not None:

@@ -42,6 +42,10 @@ class Link:
         """A connection is there."""
         self._backoff_seconds = self._not_before = 0.0
 
+    def drop_generation(self, generation: int) -> None:
+        """Forget what waits of a generation."""
+        self.waiting = [item for item in self.waiting if isinstance(item, bytes) or item.frame.generation != generation]
+
     def take_waiting(self) -> list[Outgoing | bytes]:
         """What waited for the connection."""
         waiting, self.waiting = self.waiting, []

@@ -36,10 +36,11 @@ class ParkingLot:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, parked: Parked, now: float) -> None:
-        """Let a frame wait."""
+    def add(self, parked: Parked, now: float) -> Iterator[Parked]:
+        """Let a frame wait; gives those that have to go for it."""
         self._waiting.append((now, parked))
         self._bytes += len(parked.data) + _FRAME_OVERHEAD_BYTES
+        return self.expired(now)
 
     def take(self, generation: int, epoch: int) -> list[Parked]:
         """The frames that this epoch explains, in the order in which they came."""

@@ -6,11 +6,11 @@ Hashing, writing and sending happen here too: for pieces of this size a hand-ove
 frees.
 """
 
-import contextlib
 import os
 import random
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.core.errors import ProtocolError, StoreError
 from p2pdist.pki.vouch import Verifier
-from p2pdist.relay.engine import Ack, Action, Credit, Engine, Offer, Push, Want
+from p2pdist.relay.engine import Ack, Action, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.frames import (
     Kind,
     OfferFrame,
@@ -74,13 +74,16 @@ class Reactor:
         self._epoll.register(self._wake, select.EPOLLIN)
         self.switchboard = Switchboard(me, listeners, tls, self, self._epoll)
         self._stopping = False
+        self._door = threading.Lock()
+        self._closed_for_good = False
         self._next_tick = 0.0
 
     def post(self, command: Callable[[], None]) -> None:
         """Have `command` run in the relay's thread; called by other threads."""
-        self._mailbox.append(command)
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        with self._door:
+            if not self._closed_for_good:
+                self._mailbox.append(command)
+                os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
         """Work until `stop`; the body of the relay's thread."""
@@ -98,7 +101,7 @@ class Reactor:
                 except Exception as error:
                     # One round of a background loop: a bug must not end the thread that all blobs depend on.
                     log.exception("relay_round_failed", error)
-                last = now
+                last = time.monotonic()
         finally:
             self._close()
 
@@ -124,10 +127,11 @@ class Reactor:
 
     def _tick(self, now: float) -> None:
         self.switchboard.tick(now, busy=bool(self._transfers))
+        self.engine.tick()
         for node in self._lag.tick(self.switchboard.waiting_pieces()):
             self._notify(PeerLags(node))
         for parked in self._parking.expired(now):
-            self.switchboard.send(parked.session, encode_tag(Kind.REFUSE, parked.frame.tag))
+            self._refuse(parked)
         retiring, self._retiring = self._retiring, []
         for transfer in retiring:
             self._retire(transfer)
@@ -138,6 +142,8 @@ class Reactor:
                 self._notify(DealsDone(generation))
 
     def _close(self) -> None:
+        with self._door:
+            self._closed_for_good = True
         self.switchboard.close()
         for transfer in [*self._transfers.values(), *self._retiring]:
             transfer.end()
@@ -284,6 +290,10 @@ class Reactor:
         """See `Exchange`."""
         self.engine.back(node)
 
+    def reset(self, node: str) -> None:
+        """See `Exchange`."""
+        self.engine.reset(node)
+
     def owes(self, node: str) -> bool:
         """See `Exchange`."""
         return self.engine.owed_by(node)
@@ -321,24 +331,34 @@ class Reactor:
     def _on_piece(self, session: Session, frame: PieceFrame, data: memoryview) -> None:
         if frame.generation in self._closed:
             if frame.offset == 0:
-                self.switchboard.send(session, encode_tag(Kind.ACK, frame.tag))
+                self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
         elif self.engine.knows(frame.generation, frame.epoch):
             self._judge(session, frame, data)
         else:
-            self._parking.add(Parked(session, frame, bytes(data)), time.monotonic())
+            self._park(Parked(session, frame, bytes(data)))
 
     def _on_offer(self, session: Session, frame: OfferFrame) -> None:
         if frame.generation in self._closed:
-            self.switchboard.send(session, encode_tag(Kind.ACK, frame.tag))
+            self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
         elif self.engine.knows(frame.generation, frame.epoch):
             self._judge(session, frame, b"")
         else:
-            self._parking.add(Parked(session, frame, b""), time.monotonic())
+            self._park(Parked(session, frame, b""))
+
+    def _park(self, parked: Parked) -> None:
+        """Let a frame wait for the word that explains it."""
+        for late in self._parking.add(parked, time.monotonic()):
+            self._refuse(late)
+
+    def _refuse(self, parked: Parked) -> None:
+        if isinstance(parked.frame, OfferFrame) or parked.frame.offset == 0:
+            self.switchboard.send(parked.session, encode_tag(Kind.REFUSE, parked.frame.tag))
 
     def _judge(self, session: Session, frame: PieceFrame | OfferFrame, data: memoryview | bytes) -> None:
         """Act on a frame whose generation and epoch are known; raises `ProtocolError` when it doesn't fit."""
         transfer = self._transfers.get(frame.generation)
         if transfer is None:
+            self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
             return
         if isinstance(frame, OfferFrame):
             self._judge_offer(session, transfer, frame)
@@ -360,6 +380,7 @@ class Reactor:
         self.engine.admit(
             session.node, frame.generation, frame.piece, frame.epoch, frame.root, frame.span, offered=True
         )
+        transfer.adopt(self._verifier, frame.piece, frame.hash, frame.vouch)
         offer = Offer(self.me, frame.tag, frame.generation, frame.piece, frame.epoch, frame.root, frame.span)
         self.engine.offered(session.node, offer)
 
@@ -399,11 +420,21 @@ class Reactor:
                 self.switchboard.send_along(LinkKey(action.to, transfer.spec.private), transfer.outgoing(action))
             case Offer():
                 transfer = self._transfers[action.generation]
-                offer = OfferFrame(action.generation, action.epoch, action.index, action.root, action.span, action.tag)
+                offer = OfferFrame(
+                    action.generation,
+                    action.epoch,
+                    action.index,
+                    action.root,
+                    action.span,
+                    action.tag,
+                    *transfer.proofs(action.index),
+                )
                 self.switchboard.send_along(LinkKey(action.to, transfer.spec.private), encode_offer(offer))
             case Want(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.WANT, tag))
             case Ack(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.ACK, tag))
+            case Refuse(to, tag):
+                self.switchboard.reply(to, encode_tag(Kind.REFUSE, tag))
             case Credit(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.CREDIT, tag))

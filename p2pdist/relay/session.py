@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -17,14 +18,16 @@ from p2pdist.core.errors import ProtocolError
 from p2pdist.pki.contexts import explain, peer_identity
 from p2pdist.relay.connection import Connection, ConnectionEnded
 from p2pdist.relay.frames import Kind, PieceFrame, Prefix
-from p2pdist.relay.handshake import Handshake
+from p2pdist.relay.handshake import Handshake, NotLeased
 from p2pdist.relay.liveness import Liveness
 from p2pdist.relay.transfer import Outgoing
 
 HANDSHAKE_SECONDS = 5.0
 DIAL_SECONDS = 1.0
+HELD_SECONDS = 2.0
 _TLS_RECORD_HANDSHAKE = 0x16
 _MAX_PARTS = 64
+_MAX_HELD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Session:
     liveness: Liveness = field(default_factory=lambda: Liveness(0.0, 0.0))
     owing: bool = False
     parts: dict[int, Part] = field(default_factory=dict)
+    frozen_at: float | None = None
+    held: list[tuple[Kind, bytes]] = field(default_factory=list)
     events: int = 0
 
     @property
@@ -93,6 +98,7 @@ class Session:
             failure = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failure:
                 raise ConnectionEnded(f"{os.strerror(failure)} ({errno.errorcode.get(failure, failure)})")
+            self.deadline += HANDSHAKE_SECONDS
             if self.wants_tls:
                 self._encrypt(server_side=False)
             else:
@@ -141,9 +147,24 @@ class Session:
         self.connection.queue_control(self.handshake.hello())
 
     def greet(self, kind: Kind, meta: memoryview) -> bool:
-        """Take a frame of the handshake; True when it is done and `node` says who the peer is."""
+        """Take a frame of the handshake; True when it is done and `node` says who the peer is.
+
+        A dialler that isn't in the table yet may be in a moment: its frames are held until the table is another.
+        """
         assert self.connection is not None
-        answer = self.handshake.receive(kind, meta)
+        if self.held:
+            if len(self.held) >= _MAX_HELD:
+                raise ProtocolError("more frames than a handshake has")
+            self.held.append((kind, bytes(meta)))
+            return False
+        try:
+            answer = self.handshake.receive(kind, meta)
+        except NotLeased:
+            if self.dialled_node is not None:
+                raise
+            self.held.append((kind, bytes(meta)))
+            self.deadline = min(self.deadline, time.monotonic() + HELD_SECONDS)
+            return False
         if answer:
             self.connection.queue_control(answer)
         if self.handshake.peer is None:
@@ -164,23 +185,40 @@ class Session:
         return self.connection.read()
 
     def add_part(self, frame: PieceFrame, data: memoryview, piece_bytes: int) -> tuple[PieceFrame, memoryview] | None:
-        """Put a frame to the others of its piece; the first frame and all bytes when that was the last."""
+        """Put a frame to the others of its piece; the first frame and all bytes when that was the last.
+
+        What follows a part that was refused while it waited for its epoch is dropped.
+        """
+        if not data:
+            raise ProtocolError(f"a frame of piece {frame.piece} without bytes")
         if frame.offset == 0:
             if len(data) == piece_bytes:
                 return frame, data
             if len(self.parts) >= _MAX_PARTS:
-                raise ProtocolError(f"more than {_MAX_PARTS} blobs interleaved on one connection")
-            part = self.parts[frame.generation] = Part(frame, bytearray(piece_bytes))
+                raise ProtocolError(f"more than {_MAX_PARTS} pieces interleaved on one connection")
+            part = self.parts[frame.tag] = Part(frame, bytearray(piece_bytes))
         else:
-            part = self.parts.get(frame.generation) or Part(frame, bytearray())
-            if part.first.piece != frame.piece or part.received_bytes != frame.offset or part.first.tag != frame.tag:
+            known = self.parts.get(frame.tag)
+            if known is None:
+                return None
+            part = known
+            if part.first.piece != frame.piece or part.received_bytes != frame.offset:
                 raise ProtocolError(f"part {frame.offset} of piece {frame.piece} doesn't follow what came before")
         part.data[frame.offset : frame.offset + len(data)] = data
         part.received_bytes += len(data)
         if part.received_bytes < piece_bytes:
             return None
-        del self.parts[frame.generation]
+        del self.parts[frame.tag]
         return part.first, memoryview(part.data)
+
+    def drop_generation(self, generation: int) -> list[int]:
+        """Forget what is half here of a generation; the tags of those pieces."""
+        tags = [tag for tag, part in self.parts.items() if part.first.generation == generation]
+        for tag in tags:
+            del self.parts[tag]
+        if self.connection is not None:
+            self.connection.drop_generation(generation)
+        return tags
 
     def close(self) -> None:
         """Close the socket."""

@@ -4,6 +4,7 @@ Owned by the relay's thread. Knows nodes by their links and frames by their boun
 what to do when a node is lost, is told to its `Exchange`.
 """
 
+import ipaddress
 import select
 import socket
 import time
@@ -21,6 +22,7 @@ from p2pdist.relay.session import DIAL_SECONDS, HANDSHAKE_SECONDS, Phase, Sessio
 from p2pdist.relay.transfer import Outgoing
 from p2pdist.telemetry.logging import get_logger
 
+CLOSE_FROZEN_SECONDS = 2.0
 _MAX_STRANGERS = 256
 log = get_logger("relay")
 
@@ -47,6 +49,9 @@ class Exchange(Protocol):
 
     def back(self, node: str) -> None:
         """A node can be reached again."""
+
+    def reset(self, node: str) -> None:
+        """A connection to a node broke, and another stands: what was on its way may be lost."""
 
     def owes(self, node: str) -> bool:
         """Whether a node owes us an answer, so that its silence means something."""
@@ -77,6 +82,7 @@ class Switchboard:
         self._sessions: dict[int, Session] = {}
         self._listeners = {sock.fileno(): sock for sock in listeners}
         self._dirty: OrderedDict[int, Session] = OrderedDict()
+        self._resting: list[socket.socket] = []
         self.peers = 0
         for fd in self._listeners:
             epoll.register(fd, select.EPOLLIN)
@@ -96,8 +102,23 @@ class Switchboard:
                 self._end(session, "its lease ended")
         for key in [key for key in self._links if key.node not in nodes]:
             del self._links[key]
+        for session in list(self._sessions.values()):
+            self._greet_again(session)
         for node in keep & nodes.keys():
             self.ensure(LinkKey(node, False))
+
+    def _greet_again(self, session: Session) -> None:
+        """A dialler whose hello came before it was in our table may be in it now."""
+        held, session.held = session.held, []
+        try:
+            for kind, meta in held:
+                if session.greet(kind, memoryview(meta)):
+                    self._greeted(session, time.monotonic())
+        except ProtocolError as error:
+            self.reject(session, error)
+        else:
+            if held:
+                self._dirty[session.sock.fileno()] = session
 
     def is_kept(self, node: str) -> bool:
         """Whether links to this node are held open: a tracker."""
@@ -127,7 +148,7 @@ class Switchboard:
         elif link.dialling is not None:
             link.waiting.append(item)
         else:
-            self._exchange.lost(key.node)
+            self._lost(key)
 
     def reply(self, node: str, frame: bytes) -> None:
         """Send a small frame over whatever connection there is; without one, the node has given us up."""
@@ -143,11 +164,12 @@ class Switchboard:
             self._queue(session, frame)
 
     def drop_generation(self, generation: int) -> None:
-        """Forget what waits, in either direction, of a generation."""
+        """Forget what waits, in either direction, of a generation; who sent half a piece is told."""
         for session in self._sessions.values():
-            session.parts.pop(generation, None)
-            if session.connection is not None:
-                session.connection.drop_generation(generation)
+            for tag in session.drop_generation(generation):
+                self.send(session, encode_tag(Kind.REFUSE, tag))
+        for link in self._links.values():
+            link.drop_generation(generation)
 
     def take_queued(self, generation: int) -> list[Outgoing]:
         """Take back the pieces of a generation of which no byte has left."""
@@ -255,12 +277,21 @@ class Switchboard:
                 return
             except OSError as error:
                 log.warning("relay_accept_failed", reason=str(error))
+                self._epoll.unregister(listener.fileno())
+                self._resting.append(listener)
                 return
-            strangers = sum(session.phase is not Phase.READY for session in self._sessions.values())
-            if not self._secrets or strangers >= _MAX_STRANGERS:
+            if not self._secrets:
                 sock.close()
                 continue
+            self._make_room_for_a_stranger()
             self._add(sock, Phase.SNIFFING, now, None, False)
+
+    def _make_room_for_a_stranger(self) -> None:
+        """Whoever says nothing must go for whoever may: members greet at once."""
+        sessions = self._sessions.values()
+        strangers = [session for session in sessions if session.phase is not Phase.READY and not session.dialled_node]
+        if len(strangers) >= _MAX_STRANGERS:
+            self._end(min(strangers, key=lambda session: session.deadline), "too many strangers at once")
 
     def _add(self, sock: socket.socket, phase: Phase, now: float, node: str | None, wants_tls: bool) -> Session:
         sock.setblocking(False)
@@ -278,26 +309,17 @@ class Switchboard:
         if address is None or not self._secrets:
             link.failed(now)
             return
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            log.warning("relay_dial_failed", node=link.key.node, reason=str(error))
-            link.failed(now)
-            return
-        sock.setblocking(False)
-        try:
-            sock.connect((address.host, address.port))
-        except BlockingIOError:
-            pass
+            sock = _connecting(address)
         except (OSError, ValueError) as error:
-            sock.close()
-            log.debug("relay_dial_failed", node=link.key.node, reason=str(error))
+            log.warning("relay_dial_failed", node=link.key.node, host=address.host, reason=str(error))
             link.failed(now)
             return
         link.dialling = self._add(sock, Phase.DIALLING, now, link.key.node, link.key.secure)
 
     def _greeted(self, session: Session, now: float) -> None:
+        if session.node not in self._nodes:
+            raise ProtocolError(f"the lease of {session.node} ended while it shook hands")
         key = LinkKey(session.node, session.secure)
         link = self._links.get(key)
         if link is None:
@@ -330,7 +352,9 @@ class Switchboard:
         if link is None:
             return
         if session in link.spares:
+            # The other end may have answered over this one.
             link.spares.remove(session)
+            self._exchange.reset(key.node)
             return
         if link.dialling is session:
             link.dialling = None
@@ -344,23 +368,39 @@ class Switchboard:
         else:
             return
         link.waiting.clear()
-        self._exchange.lost(key.node)
         if link.session is not None:
+            self._exchange.reset(key.node)
+        else:
+            self._lost(key)
+
+    def _lost(self, key: LinkKey) -> None:
+        """A link has no connection; its node is still there for what the other link carries."""
+        self._exchange.lost(key.node)
+        other = self._links.get(LinkKey(key.node, not key.secure))
+        if other is not None and other.session is not None:
             self._exchange.back(key.node)
 
     # Time.
 
     def needs_ticks(self, busy: bool) -> bool:
         """Whether `tick` has something to watch; `busy`: there are relays, for which lost links are dialled again."""
+        if self._resting:
+            return True
         return any(session.phase is not Phase.READY for session in self._sessions.values()) or any(
             link.session is None and self._is_wanted(link, busy) for link in self._links.values()
         )
 
     def tick(self, now: float, busy: bool) -> None:
         """End slow handshakes, dial lost links again, find out who stands still."""
+        resting, self._resting = self._resting, []
+        for listener in resting:
+            self._epoll.register(listener.fileno(), select.EPOLLIN)
         for session in list(self._sessions.values()):
             if session.phase is not Phase.READY and now > session.deadline:
-                self._end(session, "the handshake took too long")
+                if session.held:
+                    self.reject(session, ProtocolError("the peer holds no lease of our tracker"))
+                else:
+                    self._end(session, "the handshake took too long")
         for link in list(self._links.values()):
             if link.session is not None:
                 self._check(link, link.session, now)
@@ -371,7 +411,16 @@ class Switchboard:
         return link.key.node in self._nodes and (link.key.node in self._kept or busy)
 
     def _check(self, link: Link, session: Session, now: float) -> None:
-        """Ask a silent peer that owes us something for a sign of life; it is lost when it gives none."""
+        """Ask a silent peer that owes us something for a sign of life; it is lost when it gives none.
+
+        Its connection may be what stands still: it is closed, at once when there is another, else after a while.
+        """
+        if session.frozen_at is not None:
+            if session.liveness.heard_at > session.frozen_at:
+                session.frozen_at = None
+            elif link.spares or now - session.frozen_at > CLOSE_FROZEN_SECONDS:
+                self._end(session, "nothing came over it")
+            return
         if not self._exchange.owes(link.key.node):
             session.owing = False
             return
@@ -385,8 +434,12 @@ class Switchboard:
             self._queue(session, encode_tag(Kind.PING, 0))
         elif session.liveness.is_frozen(now, connection.unsent_bytes):
             log.warning("relay_peer_frozen", node=link.key.node)
+            session.frozen_at = now
             connection.take_queued()
-            self._exchange.lost(link.key.node)
+            if link.spares:
+                self._end(session, "nothing came over it")
+            else:
+                self._lost(link.key)
 
     def start_afresh(self, reason: str) -> None:
         """Close all connections, and with them all that was queued."""
@@ -401,3 +454,18 @@ class Switchboard:
         for listener in self._listeners.values():
             listener.close()
         self._sessions.clear()
+
+
+def _connecting(address: NodeAddress) -> socket.socket:
+    """A socket on its way to `address`; raises ValueError for a name, since looking it up would hold everything up."""
+    ip = ipaddress.ip_address(address.host)
+    sock = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        sock.connect((address.host, address.port))
+    except BlockingIOError:
+        pass
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -132,6 +132,19 @@ class Transfer:
         self.hashes[index], self.vouches[index] = frame.hash, frame.vouch
         return new
 
+    def adopt(self, verifier: Verifier, index: int, hash_: bytes, vouch: bytes) -> None:
+        """Learn who vouches for a piece that the file has from elsewhere, if its bytes are the ones; else do nothing.
+
+        It came by another generation, or from the origin, where nobody vouched for it: so it is read and hashed.
+        Raises `ProtocolError` for a wrong vouch.
+        """
+        if index in self or not self.spec.file.has(index):
+            return
+        verifier.check(self.spec.context, index, hash_, Vouch.decode(vouch))
+        layout = self.spec.layout
+        if piece_hash(layout, os.pread(self.fd, layout.length(index), layout.offset(index))) == hash_:
+            self.hashes[index], self.vouches[index] = hash_, vouch
+
     def vouch_for(self, index: int, hash_: bytes, vouch: bytes) -> None:
         """Learn the proof of a piece that the file has: what a dealer does before it deals."""
         if not self.spec.file.has(index):
@@ -139,11 +152,16 @@ class Transfer:
         if self.vouches[index] is None:
             self.hashes[index], self.vouches[index] = hash_, vouch
 
+    def proofs(self, index: int) -> tuple[bytes, bytes]:
+        """The hash and the vouch of a piece that can be passed on."""
+        hash_, vouch = self.hashes[index], self.vouches[index]
+        if hash_ is None or vouch is None:
+            raise InvalidInput(f"piece {index} of {self.spec.digest} has nobody who vouches for it")
+        return hash_, vouch
+
     def outgoing(self, push: Push) -> Outgoing:
         """The piece that a push is about, with its proofs."""
-        hash_, vouch = self.hashes[push.index], self.vouches[push.index]
-        if hash_ is None or vouch is None:
-            raise InvalidInput(f"piece {push.index} of {self.spec.digest} has nobody who vouches for it")
+        hash_, vouch = self.proofs(push.index)
         frame = PieceFrame(
             push.generation,
             push.epoch,

@@ -59,6 +59,7 @@ class Generation:
     last_epoch: int = 0
     _arrivals: dict[int, dict[str, PieceSet]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
+    _lacks: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def join(self, node: str, held: PieceSet) -> None:
         """`node` wants the blob; it has the pieces in `held` already."""
@@ -77,6 +78,7 @@ class Generation:
     def finished(self, node: str) -> None:
         """`node` has what it wanted, or has given up."""
         self.done.add(node)
+        self._lacks.pop(node, None)
 
     def next_epoch(self, in_order: Sequence[str], leaves: Sequence[str] = ()) -> Ring:
         """The ring that takes in all who wait; `in_order` are the members and them, by slot, `leaves` the slow ones."""
@@ -103,11 +105,17 @@ class Generation:
         return orders
 
     def lacking(self, node: str, missing: Sequence[int]) -> list[Order]:
-        """The fills for one member that lacks pieces which should have come."""
+        """The fills for one member that lacks pieces which should have come.
+
+        Who lacks them too can't deal them. Where members' fills didn't help, the tracker deals what is asked for again.
+        """
         if node not in self.took_part or not missing:
             return []
-        able = (self.done & self.members) or self._able()
-        return self._fill(tuple(missing), [node], able - {node})
+        asked_before = bool(self._lacks.get(node, frozenset()) & set(missing))
+        self._lacks[node] = frozenset(missing)
+        without = {other for other, lacks in self._lacks.items() if lacks & set(missing)}
+        able = ((self.done & self.members) or self._able()) - without
+        return self._fill(tuple(missing), [node], set() if asked_before else able)
 
     @property
     def all_done(self) -> bool:

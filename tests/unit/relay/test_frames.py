@@ -47,9 +47,11 @@ def test_pieces_survive(
     assert decode_piece(prefix.flags, memoryview(encoded)[PREFIX_BYTES:]) == frame
 
 
-@given(u64, u32, u32, u32, u32, u32)
-def test_offers_survive(generation: int, epoch: int, piece: int, root: int, span: int, tag: int) -> None:
-    frame = OfferFrame(generation, epoch, piece, root, span, tag)
+@given(u64, u32, u32, u32, u32, u32, st.binary(min_size=32, max_size=32), st.binary(min_size=1, max_size=300))
+def test_offers_survive(
+    generation: int, epoch: int, piece: int, root: int, span: int, tag: int, hash_: bytes, vouch: bytes
+) -> None:
+    frame = OfferFrame(generation, epoch, piece, root, span, tag, hash_, vouch)
     assert decode_offer(memoryview(encode_offer(frame))[PREFIX_BYTES:]) == frame
 
 
