@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
-from p2pdist.core.errors import P2PDistError
+from p2pdist.core.errors import InvalidInput, P2PDistError
 from p2pdist.http.listeners import CannotListen, split_address
 from p2pdist.telemetry.logging import get_logger
 
@@ -83,3 +83,19 @@ def _listen(family: int, where: tuple[object, ...]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def advertised(address: str | None, port: int) -> tuple[str, int]:
+    """Host and port that others are told; an empty host, and `port`, when no address is configured.
+
+    As an IP address, since peers are told apart and let in by address, and the relay's thread must not wait for names.
+    Raises `InvalidInput` for a name that has none.
+    """
+    if address is None:
+        return "", port
+    host, configured = split_address(address)
+    try:
+        found = socket.getaddrinfo(host, configured, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidInput(f"the advertised address {address} has no IP address: {error.strerror}") from error
+    return str(found[0][4][0]), configured

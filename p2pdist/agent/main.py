@@ -21,7 +21,7 @@ from p2pdist.agent.status import Reporter
 from p2pdist.config import Address, AgentConfig, is_loopback
 from p2pdist.config import Upstream as UpstreamConfig
 from p2pdist.core.errors import InvalidInput, NotFound, Unavailable
-from p2pdist.daemon import listen_tcp, run_daemon
+from p2pdist.daemon import advertised, listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.listeners import CannotListen, open_listeners
 from p2pdist.http.server import Request, Response
@@ -113,8 +113,8 @@ class _Agent:
             service.allow_swarm_peers()
 
         where = Advertised(
-            *_advertised(config.relay.advertise, relay_sockets[0].getsockname()[1]),
-            *_advertised(config.swarm.advertise, swarm.addresses[0].port),
+            *advertised(config.relay.advertise, relay_sockets[0].getsockname()[1]),
+            *advertised(config.swarm.advertise, swarm.addresses[0].port),
         )
         name, zone = str(config.node_name), str(config.zone or "")
         relay = RelayNode(node, relay_sockets, Verifier({}), notify, relay_tls)
@@ -212,14 +212,3 @@ def _endpoints(address: Address) -> list[Endpoint]:
     except OSError as error:
         raise CannotListen(f"cannot listen on {address}: {error.strerror}") from error
     return list(dict.fromkeys(Endpoint(str(where[0]), int(where[1])) for *_, where in found))
-
-
-def _advertised(address: Address | None, port: int) -> tuple[str, int]:
-    """Host and port that others are told: as an IP address, since peers are told apart and let in by address."""
-    if address is None:
-        return "", port
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise InvalidInput(f"the advertised address {address} has no IP address: {error.strerror}") from error
-    return str(found[0][4][0]), address.port

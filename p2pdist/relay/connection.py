@@ -1,6 +1,6 @@
 """One data socket: bytes in as whole frames, frames out in turns. Owned by the relay's thread; knows no rules.
 
-Reading: whole frames are cut from one buffer; SO_RCVLOWAT lets the kernel wait for the rest of a frame instead of
+Reading: whole frames are cut from a buffer; SO_RCVLOWAT lets the kernel wait for the rest of a frame instead of
 waking us for every segment. Writing: control frames go first; pieces wait in a lane per generation and the lanes take
 turns frame by frame; data goes from the file by sendfile (over TLS: read and encrypted). TCP_NOTSENT_LOWAT keeps what
 waits in the kernel short, so that control frames aren't stuck behind it and buffers need no size of their own.
@@ -25,7 +25,7 @@ from p2pdist.relay.frames import (
 )
 from p2pdist.relay.transfer import Outgoing
 
-_BUFFER_BYTES = 2 * MAX_FRAME_BYTES
+BUFFER_BYTES = 4 * MAX_FRAME_BYTES
 _NOTSENT_BYTES = 128 * 1024
 _TURN_BYTES = 512 * 1024
 _TCP_NOTSENT_LOWAT = 25
@@ -36,20 +36,23 @@ class ConnectionEnded(Exception):
 
 
 class Connection:
-    """A connected, non-blocking socket with its buffers."""
+    """A connected, non-blocking socket, and what is on its way over it.
 
-    def __init__(self, sock: socket.socket | ssl.SSLSocket, on_written: Callable[[Outgoing], None]) -> None:
+    `buffer` is where it reads; all connections of a thread share one, since only part of a frame is kept between reads.
+    """
+
+    def __init__(
+        self, sock: socket.socket | ssl.SSLSocket, buffer: memoryview, on_written: Callable[[Outgoing], None]
+    ) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.sock = sock
         self.secure = isinstance(sock, ssl.SSLSocket)
         self._on_written = on_written
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._view = memoryview(self._buffer)
-        self._start = self._end = 0
+        self._buffer = buffer
+        self._rest = b""
         self._low_water = 1
-        self._drained = False
         self._control = bytearray()
         self._lanes: OrderedDict[int, deque[tuple[Outgoing, int]]] = OrderedDict()
         self._head = b""
@@ -67,12 +70,14 @@ class Connection:
         """
         budget = _TURN_BYTES
         while budget > 0 or self._holds_decrypted_bytes:
-            received = self._receive()
+            begun = len(self._rest)
+            self._buffer[:begun] = self._rest
+            received = self._receive(self._buffer[begun:])
             if received is None:
                 return
             budget -= received
-            yield from self._frames()
-            if self._drained:
+            yield from self._frames(begun + received)
+            if not self.secure and begun + received < len(self._buffer):
                 return
 
     @property
@@ -80,43 +85,34 @@ class Connection:
         """Whether TLS has bytes for us that epoll can't know of."""
         return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
-    def _receive(self) -> int | None:
-        if self._end == len(self._buffer) or self._start == self._end:
-            rest = self._end - self._start
-            self._view[:rest] = self._view[self._start : self._end]
-            self._start, self._end = 0, rest
+    def _receive(self, room: memoryview) -> int | None:
         try:
-            received = self.sock.recv_into(self._view[self._end :])
+            received = self.sock.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
         except OSError as error:
             raise ConnectionEnded(str(error)) from error
         if not received:
             raise ConnectionEnded("closed by the peer")
-        self._end += received
-        self._drained = not self.secure and self._end < len(self._buffer)
         self.received_bytes += received
         return received
 
-    def _frames(self) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
-        while self._end - self._start >= PREFIX_BYTES:
-            prefix = read_prefix(self._buffer, self._start)
-            missing = prefix.total_bytes - (self._end - self._start)
+    def _frames(self, end: int) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
+        """The frames that are whole before `end`; what is left of one waits for its rest."""
+        start, missing = 0, 1
+        while end - start >= PREFIX_BYTES:
+            prefix = read_prefix(self._buffer, start)
+            missing = prefix.total_bytes - (end - start)
             if missing > 0:
-                self._wait_for(missing)
-                return
-            meta = self._start + PREFIX_BYTES
+                break
+            meta = start + PREFIX_BYTES
             data = meta + prefix.meta_bytes
-            self._start = data + prefix.data_bytes
-            yield prefix, self._view[meta:data], self._view[data : self._start]
-        self._wait_for(1)
+            start = data + prefix.data_bytes
+            yield prefix, self._buffer[meta:data], self._buffer[data:start]
+        self._rest = bytes(self._buffer[start:end])
+        self._wait_for(max(1, missing))
 
     def _wait_for(self, missing: int) -> None:
-        room = len(self._buffer) - self._end
-        if room < missing:
-            rest = self._end - self._start
-            self._view[:rest] = self._view[self._start : self._end]
-            self._start, self._end = 0, rest
         if missing != self._low_water and not self.secure:
             self._low_water = missing
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
@@ -231,5 +227,4 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket."""
-        self._view.release()
         self.sock.close()

@@ -66,6 +66,7 @@ class Session:
     deadline: float
     handshake: Handshake
     tls: TlsContexts | None
+    buffer: memoryview
     on_written: Callable[[Outgoing], None]
     dialled_node: str | None = None
     wants_tls: bool = False
@@ -143,7 +144,7 @@ class Session:
 
     def _greet(self) -> None:
         self.phase = Phase.GREETING
-        self.connection = Connection(self.sock, self.on_written)
+        self.connection = Connection(self.sock, self.buffer, self.on_written)
         self.connection.queue_control(self.handshake.hello())
 
     def greet(self, kind: Kind, meta: memoryview) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pdist.core.errors import P2PDistError, ProtocolError
-from p2pdist.relay.connection import ConnectionEnded
+from p2pdist.relay.connection import BUFFER_BYTES, ConnectionEnded
 from p2pdist.relay.frames import Kind, Prefix, encode_tag
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.links import Link, LinkKey
@@ -83,6 +83,7 @@ class Switchboard:
         self._listeners = {sock.fileno(): sock for sock in listeners}
         self._dirty: OrderedDict[int, Session] = OrderedDict()
         self._resting: list[socket.socket] = []
+        self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self.peers = 0
         for fd in self._listeners:
             epoll.register(fd, select.EPOLLIN)
@@ -297,7 +298,8 @@ class Switchboard:
         sock.setblocking(False)
         handshake = Handshake(self._me, self._secrets, node is not None, self._nodes.__contains__)
         deadline = now + (DIAL_SECONDS if phase is Phase.DIALLING else HANDSHAKE_SECONDS)
-        session = Session(sock, phase, deadline, handshake, self._tls, self._exchange.written, node, wants_tls)
+        written = self._exchange.written
+        session = Session(sock, phase, deadline, handshake, self._tls, self._buffer, written, node, wants_tls)
         session.liveness.heard(now)
         self._sessions[sock.fileno()] = session
         session.events = session.wanted_events()

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from p2pdist.config import TrackerConfig, is_loopback
 from p2pdist.core.errors import InvalidInput, P2PDistError
-from p2pdist.daemon import listen_tcp, run_daemon
+from p2pdist.daemon import advertised, listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.listeners import open_listeners
 from p2pdist.http.server import serve as serve_http
@@ -158,10 +158,10 @@ class Tracker:
         return relay, port
 
     def _introduction(self, relay_port: int) -> Introduction:
-        advertised = self._config.relay.advertise
+        host, port = advertised(self._config.relay.advertise, relay_port)
         return Introduction(
-            advertised.host if advertised else "",
-            advertised.port if advertised else relay_port,
+            host,
+            port,
             (self._secret,),
             (self._signer.public_key.public_bytes_raw(),),
             self._origins.infos(),
