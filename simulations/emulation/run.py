@@ -12,10 +12,11 @@ from simulations.delay import Delay
 from simulations.emulation.bound import bounds_of
 from simulations.emulation.calibration import usable_share
 from simulations.emulation.content import REPOSITORY, TAG, make_image
-from simulations.emulation.measurement import Measurement, Scene, pull_now
+from simulations.emulation.measurement import Measurement
 from simulations.emulation.origin import Origin
 from simulations.emulation.outcome import Outcome
 from simulations.emulation.scenario import ORIGIN, TRACKER, Scenario
+from simulations.emulation.scene import Scene, pull_now
 from simulations.network import Link, Network
 from simulations.systems import Stage
 
