@@ -6,7 +6,6 @@ Daemons inherit the environment, so that `P2PDIST_<TABLE>_<KEY>` sets what their
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -113,9 +112,9 @@ class P2PDist:
 
     def _start_tracker(self) -> None:
         server, state = self._stage.server, str(self._stage.directory / _TRACKER)
-        _command("pki", "init", "--state-dir", state, "--name", server.ipv4)
+        self._command("pki", "init", "--state-dir", state, "--name", server.ipv4)
         uses = str(len(self._stage.hosts) + 1)
-        printed = _command("pki", "token", "--state-dir", state, "--uses", uses)
+        printed = self._command("pki", "token", "--state-dir", state, "--uses", uses)
         token, ca_hash = _TOKEN.search(printed), _CA_HASH.search(printed)
         if token is None or ca_hash is None:
             raise Unavailable("`p2pdist pki token` printed neither a join token nor the CA's hash")
@@ -134,6 +133,14 @@ class P2PDist:
         state = str(self._stage.directory / name)
         self._write_config(name, agent_toml(name, state, addresses, tracker, self._enrolment, UPSTREAM))
         self._run_daemon(name, "agent", host)
+
+    def _command(self, *arguments: str) -> str:
+        """What a command of p2pdist prints; it has ended in any case when this returns or raises."""
+        log = self._stage.directory / f"{'-'.join(arguments[:2])}.log"
+        with Process([sys.executable, "-m", "p2pdist", *arguments], log=log) as process:
+            if process.wait(_COMMAND_SECONDS):
+                raise Unavailable(f"`p2pdist {' '.join(arguments)}` failed: {process.output().strip()}")
+            return process.output()
 
     def _write_config(self, name: str, toml: str) -> None:
         path = self._stage.directory / f"{name}.toml"
@@ -178,20 +185,6 @@ class P2PDist:
 def make(stage: Stage) -> P2PDist:
     """The system on `stage`."""
     return P2PDist(stage)
-
-
-def _command(*arguments: str) -> str:
-    finished = subprocess.run(
-        [sys.executable, "-m", "p2pdist", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_COMMAND_SECONDS,
-        check=False,
-    )
-    if finished.returncode:
-        raise Unavailable(f"`p2pdist {' '.join(arguments)}` failed: {finished.stderr.strip()}")
-    return finished.stdout
 
 
 def _connection(host: Host, port: int, timeout_seconds: float) -> HTTPConnection:
