@@ -1,9 +1,11 @@
 """How long an agent waits for a way to give it a blob, and what it does then. Pure: times are parameters.
 
 While the tracker is there, its word counts: it ends a relay that can't go on, so a relay that merely stands still is
-waited for, and only pieces that are overdue are asked for again. Without the tracker the relay and the swarm finish
-what they can; when nothing has come for a while, the rest is fetched from the origin (design.md, decision 7). Nothing
-is waited for without a limit: a tracker that beats but brings nothing for a minute isn't believed any more.
+waited for, and only pieces that are overdue are asked for again: when nothing else comes either, since parents that
+live hand on what a lost child had, and a slow member's pieces come late and out of order anyway; or after long. Without
+the tracker the relay and the swarm finish what they can; when nothing has come for a while, the rest is fetched from
+the origin (design.md, decision 7). Nothing is waited for without a limit: a tracker that beats but brings nothing for a
+minute isn't believed any more.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from enum import Enum, auto
 from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, P2PDistError, StoreError, Unavailable
 
 OVERDUE_SECONDS = 1.0
+GAP_SECONDS = 10.0
 ORPHAN_SECONDS = 3.0
 STALLED_SECONDS = 60.0
 SWARM_IDLE_SECONDS = 5.0
@@ -65,7 +68,10 @@ def judge(progress: Progress) -> Verdict:
         return Verdict.ASK_AGAIN if progress.fruitless < SWARM_TRIES else Verdict.RESCUE
     if progress.idle_seconds >= STALLED_SECONDS:
         return Verdict.RESCUE
-    if progress.overdue_seconds < OVERDUE_SECONDS:
+    if (
+        min(progress.overdue_seconds, progress.idle_seconds) < OVERDUE_SECONDS
+        and progress.overdue_seconds < GAP_SECONDS
+    ):
         return Verdict.WAIT
     if progress.lacking_tries >= LACKING_TRIES and progress.idle_seconds >= ORPHAN_SECONDS:
         return Verdict.RESCUE

@@ -213,6 +213,9 @@ class Engine:
         state.unwilling.difference_update(ring.members)
         if ring.leaves:
             state.slow = frozenset(ring.leaves)
+        elif not state.slow.issuperset(ring.members):
+            # A ring of slow members alone is a fill, and says nothing of them.
+            state.slow -= set(ring.members)
         for leaf in ring.leaves:
             for tag in sorted(self._tags_of.get(leaf, ())):
                 pending = self._pending[tag]

@@ -6,6 +6,7 @@ ones by fills: relays of their own over the cohort that lacks them, dealt by mem
 that no uplink carries it alone.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.spans import DEFAULT_FAN, Ring
 
 FILL_DEALERS = 4
+TRACKER_FILLS_AFTER = 3
 
 
 class Stage(Enum):
@@ -59,7 +61,7 @@ class Generation:
     last_epoch: int = 0
     _arrivals: dict[int, dict[str, PieceSet]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
-    _lacks: dict[str, frozenset[int]] = field(default_factory=dict)
+    _asked: dict[str, Counter[int]] = field(default_factory=dict)
 
     def join(self, node: str, held: PieceSet) -> None:
         """`node` wants the blob; it has the pieces in `held` already."""
@@ -78,7 +80,7 @@ class Generation:
     def finished(self, node: str) -> None:
         """`node` has what it wanted, or has given up."""
         self.done.add(node)
-        self._lacks.pop(node, None)
+        self._asked.pop(node, None)
 
     def next_epoch(self, in_order: Sequence[str], leaves: Sequence[str] = ()) -> Ring:
         """The ring that takes in all who wait; `in_order` are the members and them, by slot, `leaves` the slow ones."""
@@ -107,15 +109,17 @@ class Generation:
     def lacking(self, node: str, missing: Sequence[int]) -> list[Order]:
         """The fills for one member that lacks pieces which should have come.
 
-        Who lacks them too can't deal them. Where members' fills didn't help, the tracker deals what is asked for again.
+        Who lacks them too can't deal them. Where fills by members didn't help, the tracker deals.
         """
         if node not in self.took_part or not missing:
             return []
-        asked_before = bool(self._lacks.get(node, frozenset()) & set(missing))
-        self._lacks[node] = frozenset(missing)
-        without = {other for other, lacks in self._lacks.items() if lacks & set(missing)}
-        able = ((self.done & self.members) or self._able()) - without
-        return self._fill(tuple(missing), [node], set() if asked_before else able)
+        asked = self._asked.setdefault(node, Counter())
+        asked.update(missing)
+        patient = tuple(index for index in missing if asked[index] < TRACKER_FILLS_AFTER)
+        urgent = tuple(index for index in missing if asked[index] >= TRACKER_FILLS_AFTER)
+        lack_too = {other for other, lacks in self._asked.items() if lacks.keys() & set(missing)}
+        able = ((self.done & self.members) or self._able()) - lack_too
+        return self._fill(patient, [node], able) + self._fill(urgent, [node], set())
 
     @property
     def all_done(self) -> bool:

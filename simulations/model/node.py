@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from p2pdist.core.pieces import PieceLayout, PieceSet
-from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Want
+from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.liveness import Liveness
 from p2pdist.relay.spans import Ring
@@ -125,6 +125,8 @@ class Node(Host):
             return
         self.events.after(TICK_SECONDS, self._tick)
         if not self.frozen:
+            self.engine.tick()
+            self.act()
             owed_by = self.engine.owed_by
             waiting = {peer: flow.waiting_pieces for peer, flow in self.flows.items() if owed_by(peer)}
             for peer in self._lag.tick(waiting):
@@ -203,6 +205,8 @@ class Node(Host):
                 self._parked[item.generation, item.epoch].append((sender, item))
         elif kind is Ack:
             engine.acked(name, item.tag)
+        elif kind is Refuse:
+            engine.refused(name, item.tag)
         elif kind is Credit:
             engine.credited(name, item.tag)
         elif kind is Want:
