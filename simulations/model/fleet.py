@@ -133,7 +133,6 @@ class Run:
         for node in self.nodes.values():
             if node is not self.tracker:
                 node.on_lag = partial(self.steering.lagging, node)
-        self.pulls.patient = Variant.PATIENT in options.variants
         self.pulls.steering = self.origin.steering = self.steering
         self._left_to_wait = set(scenario.pullers)
         self._waves = deque(waves(scenario, self._expected(), options.seed))

@@ -75,6 +75,7 @@ class Node(Host):
         self.engine = Engine(name, rng)
         self.parts: dict[int, Part] = {}
         self.dead = False
+        self._watched: set[str] = set()
         self._lag = LagWatch()
         self._ticking = False
         self.on_lag: Callable[[str], None] = _nothing
@@ -198,7 +199,7 @@ class Node(Host):
         if kind is Push or kind is Offer:
             assert isinstance(sender, Node)
             if item.generation in self._closed:
-                self.send_control(sender, Ack(name, item.tag))
+                self.send_control(sender, Refuse(name, item.tag))
             elif engine.knows(item.generation, item.epoch):
                 self._judge(sender, item)
             else:
@@ -225,6 +226,8 @@ class Node(Host):
         while actions := self.engine.take_actions():
             for action in actions:
                 peer = self._directory[action.to]
+                if peer.frozen:
+                    self.begin_watch(peer)
                 if peer.dead:
                     self.engine.lost(action.to)
                 elif type(action) is Push:
@@ -272,8 +275,7 @@ class Node(Host):
         self.freeze()
         self._frozen_at = self.events.now
         for peer in self._neighbours():
-            phase = (hash_of(peer.name, self.name) % 1000) / 1000 * TICK_SECONDS
-            self.events.after(phase, peer.watch, self, Liveness(self.events.now, self.events.now), False)
+            peer.begin_watch(self)
 
     def resume(self) -> None:
         """The process goes on (SIGCONT); after a long freeze it starts afresh, as the reactor does."""
@@ -296,9 +298,17 @@ class Node(Host):
         self.events.after(self.latency_seconds, peer.lose, self.name)
         self.events.after(REDIAL_SECONDS, self.meet, peer)
 
-    def watch(self, peer: "Node", liveness: Liveness, owing: bool) -> None:
+    def begin_watch(self, peer: "Node") -> None:
+        """From now on ticks matter: `peer` stands still. (Watching everybody all the time would cost more than all.)"""
+        if peer.name not in self._watched:
+            self._watched.add(peer.name)
+            phase = (hash_of(self.name, peer.name) % 1000) / 1000 * TICK_SECONDS
+            self.events.after(phase, self._watch, peer, Liveness(self.events.now, self.events.now), False)
+
+    def _watch(self, peer: "Node", liveness: Liveness, owing: bool) -> None:
         """One tick of the switchboard's watch over a peer that stands still."""
         if not peer.frozen or self.dead:
+            self._watched.discard(peer.name)
             return
         now = self.events.now
         owes = self.engine.owed_by(peer.name)
@@ -312,7 +322,7 @@ class Node(Host):
             self.take_queued(peer.name)
             self.lose(peer.name)
             self.on_lost(peer.name)
-        self.events.after(TICK_SECONDS, self.watch, peer, liveness, owes)
+        self.events.after(TICK_SECONDS, self._watch, peer, liveness, owes)
 
     def lose(self, peer: str) -> None:
         """A peer is out of reach."""

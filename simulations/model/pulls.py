@@ -4,7 +4,6 @@ An agent looks after a pull every quarter of a second, as `agent/by_relay.py` do
 (`agent.sources`): pieces that are overdue are asked for.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -63,7 +62,6 @@ class Pulls:
         self.clients: dict[str, Client] = {}
         self._open: dict[tuple[str, str], Pull] = {}
         self.steering: Steering
-        self.patient = False
 
     def start(self, node: Node) -> None:
         """The host's client asks for the image."""
@@ -130,8 +128,9 @@ class Pulls:
         held = part.held
         clock.look(len(held) * piece_bytes, held.first_missing * piece_bytes, piece_bytes, pull.dealt, now)
         ago = now - pull.lacking_at if pull.lacking_at is not None else None
-        overdue = min(clock.overdue_seconds(now), clock.idle_seconds(now) if self.patient else math.inf)
-        progress = Progress(Way.RELAY, True, clock.idle_seconds(now), overdue, ago, pull.lacking_tries)
+        progress = Progress(
+            Way.RELAY, True, clock.idle_seconds(now), clock.overdue_seconds(now), ago, pull.lacking_tries
+        )
         verdict = judge(progress)
         if verdict is Verdict.SAY_LACKING:
             pull.lacking_at, pull.lacking_tries = now, pull.lacking_tries + 1

@@ -259,6 +259,12 @@ class Steering:
         in_order = self._fleet.in_order(live.members | live.waiting.keys())
         names, blob.wishes = blob.wishes, []
         old = set(live.members) - set(names)
+        if (
+            Variant.QUIET_JOINS in self._options.variants
+            and not self._tracker.engine.undealt(blob.number)
+            and blob.whole
+        ):
+            old.clear()
         if not in_order:
             live.members.clear()
             live.waiting.clear()

@@ -13,20 +13,21 @@ from p2pdist.relay.spans import Ring
 from p2pdist.tracker.generation import Generation, Order
 
 SPREAD = 16
+STRIPE_PIECES = 8
 FEW = 8
 
 
 class Variant(Enum):
     """What may be changed."""
 
-    PATIENT = "patient"
-    """A piece counts as overdue only while nothing at all comes."""
     SPREAD_FILLS = "spread-fills"
     """A fill is striped over many of those who came before, other ones each time; who is being filled deals too."""
     PACED_DEALS = "paced-deals"
     """A deal is on the wire until its last byte has left the host, not until the kernel has it."""
     REPORT_FROZEN = "report-frozen"
     """Whom the tracker's own relay finds frozen is left out by an epoch, and joins again when heard of."""
+    QUIET_JOINS = "quiet-joins"
+    """When every piece has been dealt, newcomers get fills, and nobody else hears of a new epoch."""
     LATE_LEAVES = "late-leaves"
     """Whoever comes after the first deal is a leaf until it has what was dealt before it, while leaves are few."""
 
@@ -69,9 +70,10 @@ class VariantGeneration(Generation):
         candidates = sorted(able)
         finished = [node for node in candidates if node in self.done]
         pool = finished if len(finished) >= SPREAD else candidates
-        dealers = self.rng.sample(pool, min(SPREAD, len(pool), len(missing))) or [self.tracker]
+        number = min(SPREAD, len(pool), -(-len(missing) // STRIPE_PIECES))
+        dealers = self.rng.sample(pool, number) or [self.tracker]
         return [
-            Order(self._ring(cohort, dealer), missing[number :: len(dealers)]) for number, dealer in enumerate(dealers)
+            Order(self._ring(cohort, dealer), missing[stripe :: len(dealers)]) for stripe, dealer in enumerate(dealers)
         ]
 
 

@@ -171,7 +171,7 @@ def test_what_cannot_be_modelled_is_refused() -> None:
     ("case", "variants", "group", "at_most"),
     [
         (scenario(100, "10MB", 100, start="warm"), {Variant.PACED_DEALS}, "host", 1.2),
-        (scenario(16, "16MiB", 40, more=ONE_LATE), {Variant.PATIENT, Variant.LATE_LEAVES}, "host", 1.15),
+        (scenario(16, "16MiB", 40, more=ONE_LATE), {Variant.LATE_LEAVES}, "host", 1.15),
         (scenario(16, "16MiB", 40, more=happens(1.0, "host-5", "stop")), {Variant.REPORT_FROZEN}, "host", 1.2),
     ],
 )
