@@ -17,7 +17,7 @@ from p2pdist.relay.notices import Notice
 from p2pdist.store import BlobRecord, BlobStore
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
-from p2pdist.tracker.choice import Situation, Way, choose
+from p2pdist.tracker.choice import SMALL_BYTES, Situation, Way, choose
 from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.flights import unexpected
 from p2pdist.tracker.generation import Stage
@@ -155,6 +155,10 @@ class Distribution:
         metainfo = live.metainfo if live is not None else record.metainfo if record is not None else None
         layout = live.generation.layout if live is not None else metainfo.layout if metainfo is not None else None
         holders = self._fleet.holders(digest, besides=agent.node)
+        if live is not None and metainfo is None and holders and live.generation.layout.size_bytes > SMALL_BYTES:
+            # Somebody holds it, so everything was dealt: in a moment it is whole here too, and there is a torrent.
+            live.late.append(wish)
+            return
         situation = Situation(
             being_dealt=live is not None and live.generation.stage is Stage.DEALING,
             dealt_not_ended=live is not None and live.generation.stage is Stage.DEALT,

@@ -23,13 +23,15 @@ JOIN_WINDOW_SECONDS = 0.005
 class Live:
     """A generation and what belongs to it on this tracker.
 
-    `fetch` is what fills its file, if that goes on; `moved` is when how many bytes had been sent last.
+    `wishes` wait for an epoch, `late` ones until the blob is whole here, to be answered anew. `fetch` is what fills its
+    file, if that goes on; `moved` is when how many bytes had been sent last.
     """
 
     generation: Generation
     counts: Counts
     fetch: trio.CancelScope | None
     wishes: list[Wish] = field(default_factory=list)
+    late: list[Wish] = field(default_factory=list)
     epoch_planned: bool = False
     metainfo: Metainfo | None = None
     counted_bytes: int = 0

@@ -78,6 +78,7 @@ class Relaying:
         """The joins that wait for an epoch."""
         for live in self._live.values():
             yield from live.wishes
+            yield from live.late
 
     # Beginning and entering.
 
@@ -174,6 +175,7 @@ class Relaying:
         """An agent's connection broke: relays go on without it."""
         for live in list(self._live.values()):
             live.wishes = [wish for wish in live.wishes if wish.node != node]
+            live.late = [wish for wish in live.late if wish.node != node]
             self._drop_member(live, node)
             self._end_if_done(live)
 
@@ -226,7 +228,13 @@ class Relaying:
         live.fetch = None
         live.note_move()
         self._relay.watch(live.generation.number)
+        self._answer_late(live)
         self._end_if_done(live)
+
+    def _answer_late(self, live: Live) -> None:
+        late, live.late = live.late, []
+        for wish in late:
+            self._again(wish)
 
     def _all_dealt(self, live: Live, metainfo: Metainfo) -> None:
         generation = live.generation
@@ -279,6 +287,7 @@ class Relaying:
         wishes, live.wishes = live.wishes, []
         for wish in wishes:
             self._again(wish)
+        self._answer_late(live)
 
     async def watch_stalls(self) -> None:
         """Let nobody wait for a deal that doesn't move although every piece is here."""
