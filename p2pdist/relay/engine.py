@@ -32,6 +32,7 @@ from p2pdist.relay.spans import DEFAULT_FAN, Ring, arcs
 CREDIT_PIECES = 2
 CREDIT_FLOOR_BYTES = 1 << 20
 DEALS_ON_THE_WIRE = 4
+MISSED_PIECES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,7 @@ class Engine:
         self._pending: dict[int, _Pending] = {}
         self._tags_of: defaultdict[str, set[int]] = defaultdict(set)
         self._down: set[str] = set()
+        self._missed: defaultdict[str, dict[tuple[int, int], tuple[Ring, int]]] = defaultdict(dict)
         self._actions: list[Action] = []
         self._next_tag = 1
         self._wire: dict[int, int] = {}
@@ -192,6 +194,9 @@ class Engine:
             for action in self._actions
             if not (isinstance(action, Push | Offer) and action.generation == generation)
         ]
+        for missed in self._missed.values():
+            for key in [key for key in missed if key[0] == generation]:
+                del missed[key]
         for tag in [tag for tag, pending in self._pending.items() if pending.generation == generation]:
             duty = self._pending[tag].duty
             self._drop(tag)
@@ -318,6 +323,7 @@ class Engine:
         self._down.add(node)
         for tag in sorted(self._tags_of.pop(node, ())):
             pending = self._pending.pop(tag)
+            self._note_missed(node, pending, pending.ring)
             self._settle_deal(tag, pending)
             self._to_heir(pending)
         self._deal_on()
@@ -341,10 +347,15 @@ class Engine:
         self._deal_on()
 
     def back(self, node: str) -> None:
-        """`node` can be reached again."""
-        if node in self._down:
-            self._down.discard(node)
-            self._deal_on()
+        """`node` can be reached again: what it missed is offered to it, without the spans, which others have."""
+        if node not in self._down:
+            return
+        self._down.discard(node)
+        for (generation, index), (ring, root) in self._missed.pop(node, {}).items():
+            state = self._generations.get(generation)
+            if state is not None and index in state.held:
+                self._put(_Pending(node, generation, index, ring, root, 0, 0, _nobody(), True))
+        self._deal_on()
 
     def owed_by(self, node: str) -> bool:
         """Whether `node` owes us an acknowledgement."""
@@ -470,6 +481,8 @@ class Engine:
                     return
                 pending.span, pending.duty = 0, _nobody()
                 self._put(pending)
+            elif node in self._down:
+                self._note_missed(node, what, ring)
             rank, span, by_offer = rank + 1, span - 1, True
         duty.open_arcs -= 1
         self._maybe_ack(duty)
@@ -477,6 +490,12 @@ class Engine:
             dealing = state.dealing(ring.epoch)
             if dealing is not None:
                 self._queue(what.generation, dealing, what.index, by_offer=True)
+
+    def _note_missed(self, node: str, what: Push | Offer | _Pending, ring: Ring) -> None:
+        """Remember what to offer when `node` is back; what is beyond the bound it has to ask the tracker for."""
+        missed = self._missed[node]
+        if len(missed) < MISSED_PIECES:
+            missed[what.generation, what.index] = (ring, what.root)
 
     def _put(self, pending: _Pending) -> None:
         """Note that an arc is handed out, and send its piece or offer."""

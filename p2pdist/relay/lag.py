@@ -8,9 +8,9 @@ tracker waits for several (tracker/slowness.py).
 from collections.abc import Mapping
 from statistics import median
 
-LAG_PIECES = 12
+LAG_PIECES = 16
 SIBLINGS_FACTOR = 4
-LAG_TICKS = 5
+LAG_TICKS = 8
 FEWEST_CHILDREN = 3
 
 

@@ -274,7 +274,7 @@ class Reactor:
             return
         for node in targets:
             if node != self.me:
-                self.switchboard.ensure(LinkKey(node, transfer.spec.private))
+                self.switchboard.meet(LinkKey(node, transfer.spec.private))
 
     # What the switchboard tells.
 

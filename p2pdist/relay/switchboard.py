@@ -141,6 +141,13 @@ class Switchboard:
             self._dial(link, now)
         return link
 
+    def meet(self, key: LinkKey) -> None:
+        """A node is in a new ring, so it is there now, whatever earlier attempts came to: dial it at once."""
+        link = self._links.get(key)
+        if link is not None:
+            link.reached()
+        self.ensure(key)
+
     def send_along(self, key: LinkKey, item: Outgoing | bytes) -> None:
         """Send to a node when its connection is there; it is lost when none can be had now."""
         link = self.ensure(key)

@@ -243,3 +243,20 @@ def test_a_member_that_turns_out_slow_gives_up_its_spans(members: int, pieces: i
     duplicates = sum(fleet.received[node, index] - 1 for node in fleet.members for index in range(pieces))
     assert duplicates <= members
     assert not any(engine.unfinished(GENERATION) for engine in fleet.engines.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(members=st.integers(2, 16), pieces=st.integers(1, 20), steps=st.integers(0, 200), seed=st.integers(0, 1 << 30))
+def test_a_member_that_is_back_is_offered_what_it_missed(members: int, pieces: int, steps: int, seed: int) -> None:
+    """Frozen, given up, thawed: nobody has to ask the tracker for a fill."""
+    fleet = Fleet(pieces, names(members), seed)
+    deal_all(fleet)
+    fleet.silent.add("n1")
+    for _ in range(steps):
+        fleet.step()
+    fleet.notice("n1")
+    fleet.run()
+    fleet.thaw("n1")
+    fleet.run()
+    assert all(fleet.lacking(node) == [] for node in fleet.members)
+    assert not any(engine.unfinished(GENERATION) for engine in fleet.engines.values())
