@@ -225,6 +225,12 @@ class Connection:
         queued = fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         return int(struct.unpack("i", queued)[0])
 
+    @property
+    def mark_bytes(self) -> int:
+        """When so many bytes of this connection are delivered, what was queued by `queue_control` is, too."""
+        under_way = len(self._head) + (self._body[2] if self._body is not None else 0)
+        return self.sent_bytes + under_way + len(self._control)
+
     def close(self) -> None:
         """Close the socket."""
         self.sock.close()

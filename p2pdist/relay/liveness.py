@@ -1,9 +1,9 @@
 """When a silent peer counts as frozen. Pure: the clock is a parameter.
 
-A peer that owes something and says nothing is pinged. The ping waits behind what is queued in front of it, so the wait
-counts only from the moment that the ping has left this host; a peer behind a thin link isn't called frozen while bytes
-drain towards it. A process that is stopped still has a kernel that takes bytes, which is why draining alone proves
-nothing.
+A peer that owes something and says nothing is pinged. The ping waits behind what was queued before it, so a peer behind
+a thin link isn't called frozen while those bytes drain; once they are delivered, it has half a second to answer. What
+is queued later doesn't matter: the kernel of a process that is stopped still takes megabytes, so that draining alone
+proves nothing.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ class Liveness:
     """What one connection has seen of its peer; times are of one monotonic clock, in seconds."""
 
     heard_at: float
-    drained_at: float
     pinged_at: float | None = None
-    _unsent_bytes: int = 0
+    _mark_bytes: int = 0
+    _delivered_bytes: int = 0
+    _moved_at: float = 0.0
+    _delivered_at: float | None = None
 
     def heard(self, now: float) -> None:
         """Something was read from the peer."""
@@ -29,24 +31,29 @@ class Liveness:
 
     def owing_since(self, now: float) -> None:
         """The peer owes something from now on; earlier silence says nothing."""
-        self.heard_at = self.drained_at = now
-        self.pinged_at = None
+        self.heard(now)
 
     def wants_ping(self, now: float) -> bool:
         """Whether it is time to ask a silent peer for a sign of life."""
         return self.pinged_at is None and now - self.heard_at >= SILENT_SECONDS
 
-    def pinged(self, now: float) -> None:
-        """A ping was put behind what is queued."""
-        self.pinged_at = self.drained_at = now
+    def pinged(self, now: float, mark_bytes: int) -> None:
+        """A ping was queued; it is delivered at the latest when `mark_bytes` of this connection are."""
+        self.pinged_at = self._moved_at = now
+        self._mark_bytes = mark_bytes
+        self._delivered_at = None
 
-    def is_frozen(self, now: float, unsent_bytes: int) -> bool:
-        """Whether the peer is to be given up; `unsent_bytes` is what is queued towards it, in us and in the kernel."""
+    def is_frozen(self, now: float, delivered_bytes: int, idle: bool) -> bool:
+        """Whether the peer is to be given up.
+
+        `delivered_bytes`: what the peer's host has acknowledged of this connection; `idle`: nothing is on its way.
+        """
         if self.pinged_at is None:
             return False
-        if unsent_bytes and unsent_bytes != self._unsent_bytes:
-            self._unsent_bytes = unsent_bytes
-            self.drained_at = now
-            return False
-        self._unsent_bytes = unsent_bytes
-        return now - self.drained_at >= (STUCK_SECONDS if unsent_bytes else FROZEN_SECONDS)
+        if self._delivered_at is None and (idle or delivered_bytes >= self._mark_bytes):
+            self._delivered_at = now
+        if self._delivered_at is not None:
+            return now - self._delivered_at >= FROZEN_SECONDS
+        if delivered_bytes != self._delivered_bytes:
+            self._delivered_bytes, self._moved_at = delivered_bytes, now
+        return now - self._moved_at >= STUCK_SECONDS

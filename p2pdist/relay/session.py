@@ -72,7 +72,7 @@ class Session:
     wants_tls: bool = False
     node: str = ""
     connection: Connection | None = None
-    liveness: Liveness = field(default_factory=lambda: Liveness(0.0, 0.0))
+    liveness: Liveness = field(default_factory=lambda: Liveness(0.0))
     owing: bool = False
     parts: dict[int, Part] = field(default_factory=dict)
     frozen_at: float | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from p2pdist.core.errors import P2PDistError, ProtocolError
-from p2pdist.relay.connection import BUFFER_BYTES, ConnectionEnded
+from p2pdist.relay.connection import BUFFER_BYTES, Connection, ConnectionEnded
 from p2pdist.relay.frames import Kind, Prefix, encode_tag
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.links import Link, LinkKey
@@ -422,13 +422,15 @@ class Switchboard:
     def _check(self, link: Link, session: Session, now: float) -> None:
         """Ask a silent peer that owes us something for a sign of life; it is lost when it gives none.
 
-        Its connection may be what stands still: it is closed, at once when there is another, else after a while.
+        All its connections are asked. When another one answers, only this one stands still and is closed at once; when
+        none does, the node is given up, and after a while its connections.
         """
         if session.frozen_at is not None:
             if session.liveness.heard_at > session.frozen_at:
                 session.frozen_at = None
-            elif link.spares or now - session.frozen_at > CLOSE_FROZEN_SECONDS:
-                self._end(session, "nothing came over it")
+            elif now - session.frozen_at > CLOSE_FROZEN_SECONDS:
+                for frozen in [*link.spares, session]:
+                    self._end(frozen, "nothing came over it")
             return
         if not self._exchange.owes(link.key.node):
             session.owing = False
@@ -439,16 +441,24 @@ class Switchboard:
         connection = session.connection
         assert connection is not None
         if session.liveness.wants_ping(now):
-            session.liveness.pinged(now)
-            self._queue(session, encode_tag(Kind.PING, 0))
-        elif session.liveness.is_frozen(now, connection.unsent_bytes):
+            for asked in [session, *link.spares]:
+                self._ping(asked, now)
+        elif session.liveness.is_frozen(now, *_delivered(connection)):
+            pinged_at = session.liveness.pinged_at or now
+            living = [spare for spare in link.spares if spare.liveness.heard_at > pinged_at]
+            if living:
+                link.spares.sort(key=lambda spare: spare.liveness.heard_at, reverse=True)
+                self._end(session, "nothing came over it")
+                return
             log.warning("relay_peer_frozen", node=link.key.node)
             session.frozen_at = now
             connection.take_queued()
-            if link.spares:
-                self._end(session, "nothing came over it")
-            else:
-                self._lost(link.key)
+            self._lost(link.key)
+
+    def _ping(self, session: Session, now: float) -> None:
+        if session.connection is not None:
+            self._queue(session, encode_tag(Kind.PING, 0))
+            session.liveness.pinged(now, session.connection.mark_bytes)
 
     def start_afresh(self, reason: str) -> None:
         """Close all connections, and with them all that was queued."""
@@ -478,3 +488,9 @@ def _connecting(address: NodeAddress) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _delivered(connection: Connection) -> tuple[int, bool]:
+    """How many bytes of a connection have arrived at the peer's host, and whether nothing is on its way."""
+    unsent = connection.unsent_bytes
+    return connection.sent_bytes - unsent, not unsent and not connection.has_output
