@@ -208,7 +208,8 @@ class Run:
     def _arm_variants(self) -> None:
         variants, steering = self.options.variants, self.steering
         if Variant.REPORT_FROZEN in variants:
-            self.tracker.on_lost, self.tracker.on_back = steering.frozen, steering.heard_again
+            for node in self.nodes.values():
+                node.on_lost = partial(steering.frozen, node)
 
     def _next_wave(self) -> None:
         if self._waves:
@@ -245,6 +246,7 @@ class Run:
             self.events.after(LEASE_SECONDS, self._expire, node)
         else:
             node.resume()
+            self.steering.heard_again(node.name)
 
     def _expire(self, node: Node) -> None:
         if node.frozen:

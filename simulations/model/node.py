@@ -80,7 +80,6 @@ class Node(Host):
         self._ticking = False
         self.on_lag: Callable[[str], None] = _nothing
         self.on_lost: Callable[[str], None] = _nothing
-        self.on_back: Callable[[str], None] = _nothing
         self._directory = directory
         self._totals = totals
         self._on_piece = on_piece
@@ -194,7 +193,6 @@ class Node(Host):
         name, engine = sender.name, self.engine
         if engine.is_down(name):
             engine.back(name)
-            self.on_back(name)
         kind = type(item)
         if kind is Push or kind is Offer:
             assert isinstance(sender, Node)
@@ -303,7 +301,7 @@ class Node(Host):
         if peer.name not in self._watched:
             self._watched.add(peer.name)
             phase = (hash_of(self.name, peer.name) % 1000) / 1000 * TICK_SECONDS
-            self.events.after(phase, self._watch, peer, Liveness(self.events.now, self.events.now), False)
+            self.events.after(phase, self._watch, peer, Liveness(self.events.now), False)
 
     def _watch(self, peer: "Node", liveness: Liveness, owing: bool) -> None:
         """One tick of the switchboard's watch over a peer that stands still."""
@@ -316,8 +314,8 @@ class Node(Host):
         if owes and not owing:
             liveness.owing_since(now)
         elif owes and liveness.wants_ping(now):
-            liveness.pinged(now)
-        elif owes and liveness.is_frozen(now, flow.unsent_bytes):
+            liveness.pinged(now, 0)
+        elif owes and liveness.is_frozen(now, -flow.unsent_bytes, not flow.unsent_bytes):
             self._totals.frozen_verdicts += 1
             self.take_queued(peer.name)
             self.lose(peer.name)
@@ -335,7 +333,6 @@ class Node(Host):
         for one, other in ((self, peer), (peer, self)):
             if not one.dead and not other.dead:
                 one.engine.back(other.name)
-                one.on_back(other.name)
                 one.act()
 
     def _neighbours(self) -> list["Node"]:

@@ -17,7 +17,7 @@ from p2pdist.relay.spans import Ring
 from p2pdist.tracker.choice import Situation, Way, choose
 from p2pdist.tracker.fleet import Fleet, TableChange
 from p2pdist.tracker.generation import Order, Stage
-from p2pdist.tracker.slowness import Slowness
+from p2pdist.tracker.slowness import WITNESSES, Slowness
 from p2pdist.wire.messages import (
     Dealt,
     Ended,
@@ -98,6 +98,7 @@ class Steering:
         self._table_planned = False
         self._slowness = Slowness()
         self.called_slow: list[str] = []
+        self._given_up_by: dict[str, set[str]] = {}
         self._without: dict[str, list[Blob]] = {}
         self.lines = ControlLines(events, tracker)
         self.fills = 0
@@ -300,8 +301,15 @@ class Steering:
     def _part(self, name: str, number: int) -> Part | None:
         return self._agents[name].parts.get(number)
 
-    def frozen(self, name: str) -> None:
-        """The tracker's relay gave an agent up: rings go on without it."""
+    def frozen(self, witness: Node, name: str) -> None:
+        """`witness` gave an agent up and says so; when two have, rings go on without it."""
+        self.lines.say(witness, Lagging(name), lambda: self._given_up(witness.name, name))
+
+    def _given_up(self, witness: str, name: str) -> None:
+        witnesses = self._given_up_by.setdefault(name, set())
+        witnesses.add(witness)
+        if len(witnesses) < WITNESSES:
+            return
         for blob in self._blobs:
             if blob.live is not None and name in blob.live.members and blob.live.leave(name):
                 self._without.setdefault(name, []).append(blob)
@@ -309,6 +317,7 @@ class Steering:
 
     def heard_again(self, name: str) -> None:
         """An agent that was given up is back: it joins what it was in."""
+        self._given_up_by.pop(name, None)
         for blob in self._without.pop(name, []):
             part = self._part(name, blob.live.number) if blob.live is not None else None
             if blob.live is not None and part is not None and not part.held.complete:

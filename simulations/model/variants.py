@@ -25,7 +25,7 @@ class Variant(Enum):
     PACED_DEALS = "paced-deals"
     """A deal is on the wire until its last byte has left the host, not until the kernel has it."""
     REPORT_FROZEN = "report-frozen"
-    """Whom the tracker's own relay finds frozen is left out by an epoch, and joins again when heard of."""
+    """Whom two members find frozen is left out by an epoch, and joins again when it is back."""
     QUIET_JOINS = "quiet-joins"
     """When every piece has been dealt, newcomers get fills, and nobody else hears of a new epoch."""
     LATE_LEAVES = "late-leaves"
