@@ -10,7 +10,7 @@ from statistics import median
 
 LAG_PIECES = 16
 SIBLINGS_FACTOR = 4
-LAG_TICKS = 8
+LAG_TICKS = 15
 FEWEST_CHILDREN = 3
 
 

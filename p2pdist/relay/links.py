@@ -8,6 +8,7 @@ from p2pdist.relay.transfer import Outgoing
 
 _FIRST_BACKOFF_SECONDS = 0.2
 _MAX_BACKOFF_SECONDS = 5.0
+LATE_SECONDS = 0.75
 
 
 class LinkKey(NamedTuple):
@@ -26,12 +27,17 @@ class Link:
     dialling: Session | None = None
     spares: list[Session] = field(default_factory=list)
     waiting: list[Outgoing | bytes] = field(default_factory=list)
+    dialled_at: float = 0.0
     _backoff_seconds: float = 0.0
     _not_before: float = 0.0
 
     def may_dial(self, now: float) -> bool:
         """Whether the node may be tried again."""
         return now >= self._not_before
+
+    def is_late(self, now: float) -> bool:
+        """Whether an attempt takes so long that nothing should wait for it: a stopped process still has a kernel."""
+        return self.dialling is not None and now - self.dialled_at >= LATE_SECONDS
 
     def failed(self, now: float) -> None:
         """An attempt failed: wait longer before the next."""

@@ -153,7 +153,7 @@ class Switchboard:
         link = self.ensure(key)
         if link.session is not None:
             self._queue(link.session, item)
-        elif link.dialling is not None:
+        elif link.dialling is not None and not link.is_late(time.monotonic()):
             link.waiting.append(item)
         else:
             self._lost(key)
@@ -324,6 +324,7 @@ class Switchboard:
             log.warning("relay_dial_failed", node=link.key.node, host=address.host, reason=str(error))
             link.failed(now)
             return
+        link.dialled_at = now
         link.dialling = self._add(sock, Phase.DIALLING, now, link.key.node, link.key.secure)
 
     def _greeted(self, session: Session, now: float) -> None:
@@ -415,6 +416,9 @@ class Switchboard:
                 self._check(link, link.session, now)
             elif link.dialling is None and self._is_wanted(link, busy):
                 self.ensure(link.key)
+            elif link.waiting and link.is_late(now):
+                link.waiting.clear()
+                self._lost(link.key)
 
     def _is_wanted(self, link: Link, busy: bool) -> bool:
         return link.key.node in self._nodes and (link.key.node in self._kept or busy)

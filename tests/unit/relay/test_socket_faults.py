@@ -347,3 +347,23 @@ def test_zero_length_parts_are_refused() -> None:
         frame, _ = piece_of(fleet, 0)
         peer.sock.sendall(encode_piece(frame, 0))
         fleet.await_notice("n0", lambda notice: isinstance(notice, PeerRejected))
+
+
+def test_nobody_waits_for_a_stopped_process_that_is_dialled() -> None:
+    """Its kernel takes the connection, and nobody ever says hello."""
+    with fleet_of(2, 1 << 20, 32768) as fleet:
+        listener = fleet.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        fleet.addresses["stopped"] = NodeAddress("127.0.0.1", listener.getsockname()[1])
+        fleet.announce()
+        ring = Ring(1, ["n0", "stopped", "n1"], "tracker")
+        fleet.open("tracker", fleet.data)
+        for name in fleet.names:
+            fleet.open(name)
+            fleet.nodes[name].add_ring(GENERATION, ring)
+        dealer = fleet.nodes["tracker"]
+        dealer.start_dealing(GENERATION, ring)
+        dealer.deal(GENERATION, fleet.vouched())
+        began = time.monotonic()
+        for name in fleet.names:
+            assert fleet.files[name].whole.wait(SECONDS)
+        assert time.monotonic() - began < 4
