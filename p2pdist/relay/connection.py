@@ -59,7 +59,6 @@ class Connection:
         self._body: tuple[int, int, int] | None = None
         self._leaving: Outgoing | None = None
         self.sent_bytes = 0
-        self.received_bytes = 0
 
     # Reading.
 
@@ -94,7 +93,6 @@ class Connection:
             raise ConnectionEnded(str(error)) from error
         if not received:
             raise ConnectionEnded("closed by the peer")
-        self.received_bytes += received
         return received
 
     def _frames(self, end: int) -> Iterator[tuple[Prefix, memoryview, memoryview]]:

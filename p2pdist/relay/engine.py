@@ -361,10 +361,6 @@ class Engine:
         """Whether `node` owes us an acknowledgement."""
         return bool(self._tags_of.get(node))
 
-    def is_down(self, node: str) -> bool:
-        """Whether `node` was lost and isn't back."""
-        return node in self._down
-
     def soften(self, tag: int) -> Offer | None:
         """The offer that replaces a push which hasn't begun, after a freeze of ours: others may have taken it over."""
         pending = self._pending.get(tag)

@@ -305,8 +305,7 @@ class Reactor:
     def frame(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview) -> None:
         """See `Exchange`."""
         node = session.node
-        if self.engine.is_down(node):
-            self.engine.back(node)
+        self.engine.back(node)
         match prefix.kind:
             case Kind.PIECE:
                 self._on_piece(session, decode_piece(prefix.flags, meta), data)

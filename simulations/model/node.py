@@ -191,8 +191,7 @@ class Node(Host):
     def receive(self, sender: Host, item: Any) -> None:
         """A frame arrived whole."""
         name, engine = sender.name, self.engine
-        if engine.is_down(name):
-            engine.back(name)
+        engine.back(name)
         kind = type(item)
         if kind is Push or kind is Offer:
             assert isinstance(sender, Node)
