@@ -15,22 +15,20 @@ where the member has the piece already. Whoever is offered a piece that it lacks
 along its span. So every live member gets every piece at least once, and bytes are sent twice only where a piece was on
 its way when its sender was lost. An arc whose last member is lost is served: nobody is left in it.
 
-How it is paced. The dealer gives each root a few pieces of credit. A root returns the credit as soon as half of its
-children were sent the piece, long before the acknowledgement, and never waits for the slow; measured (facts.md),
-waiting for nearly all children drags the fleet down to its slowest member. The next piece goes to the root with most
-credit, then to the one that was dealt least.
+How it is paced. The dealer gives each root a few pieces of credit (dealing.py). A root returns the credit as soon as
+half of its children were sent the piece, long before the acknowledgement, and never waits for the slow; measured
+(facts.md), waiting for nearly all children drags the fleet down to its slowest member.
 """
 
 import random
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 from p2pdist.core.errors import ProtocolError
+from p2pdist.relay.dealing import Deal, Dealings
 from p2pdist.relay.spans import DEFAULT_FAN, Ring, arcs
 
-CREDIT_PIECES = 2
-CREDIT_FLOOR_BYTES = 1 << 20
 DEALS_ON_THE_WIRE = 4
 MISSED_PIECES = 4096
 
@@ -133,32 +131,14 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Dealing:
-    """What this node deals of one generation over one ring."""
-
-    ring: Ring
-    credit: dict[str, int]
-    given: dict[str, int]
-    ready: deque[tuple[int, bool]] = field(default_factory=deque)
-
-
-@dataclass(slots=True)
 class _Generation:
     held: Container[int]
     piece_bytes: int
     fan: int
     rings: dict[int, Ring] = field(default_factory=dict)
-    dealings: dict[int, _Dealing] = field(default_factory=dict)
     served: set[tuple[int, int, int]] = field(default_factory=set)
     slow: frozenset[str] = frozenset()
     unwilling: set[str] = field(default_factory=set)
-    successors: dict[int, int] = field(default_factory=dict)
-
-    def dealing(self, epoch: int) -> _Dealing | None:
-        """What took over the dealing of `epoch`: itself, or the dealing that replaced it."""
-        while epoch in self.successors:
-            epoch = self.successors[epoch]
-        return self.dealings.get(epoch)
 
 
 class Engine:
@@ -174,8 +154,9 @@ class Engine:
         self._missed: defaultdict[str, dict[tuple[int, int], tuple[Ring, int]]] = defaultdict(dict)
         self._actions: list[Action] = []
         self._next_tag = 1
+        self._tags_in: defaultdict[int, set[int]] = defaultdict(set)
         self._wire: dict[int, int] = {}
-        self._turns: deque[tuple[int, int]] = deque()
+        self._dealings = Dealings(self._rng, self._can_be_root)
         self.takeovers = 0
 
     # What the owner of the connections tells.
@@ -197,12 +178,14 @@ class Engine:
         for missed in self._missed.values():
             for key in [key for key in missed if key[0] == generation]:
                 del missed[key]
-        for tag in [tag for tag, pending in self._pending.items() if pending.generation == generation]:
+        self._dealings.close(generation)
+        for tag in sorted(self._tags_in.get(generation, ())):
             duty = self._pending[tag].duty
             self._drop(tag)
             if duty.parent and not duty.acknowledged:
                 duty.acknowledged = True
                 self._actions.append(Refuse(duty.parent, duty.parent_tag))
+        self._tags_in.pop(generation, None)
         self._deal_on()
 
     def add_ring(self, generation: int, ring: Ring) -> None:
@@ -323,6 +306,7 @@ class Engine:
         self._down.add(node)
         for tag in sorted(self._tags_of.pop(node, ())):
             pending = self._pending.pop(tag)
+            self._tags_in[pending.generation].discard(tag)
             self._note_missed(node, pending, pending.ring)
             self._settle_deal(tag, pending)
             self._to_heir(pending)
@@ -375,51 +359,37 @@ class Engine:
     def start_dealing(self, generation: int, ring: Ring) -> None:
         """Be ready to deal over `ring`, of which this node is the dealer."""
         self.add_ring(generation, ring)
-        state = self._generations[generation]
-        credit = max(CREDIT_PIECES, -(-CREDIT_FLOOR_BYTES // (state.piece_bytes * max(1, len(ring)))))
-        members = ring.members
-        state.dealings[ring.epoch] = _Dealing(ring, dict.fromkeys(members, credit), dict.fromkeys(members, 0))
+        self._dealings.start(generation, ring, self._generations[generation].piece_bytes)
 
     def replace_dealing(self, generation: int, old_epoch: int, ring: Ring) -> None:
-        """As `start_dealing`, taking over what waits, the credit that is out and the counts of `old_epoch`.
-
-        A member that is new starts at the count of the member that was dealt least, so that it isn't dealt everything.
-        """
-        state = self._generations[generation]
-        old = state.dealings.pop(old_epoch, None)
-        self.start_dealing(generation, ring)
-        if old is None:
-            return
-        state.successors[old_epoch] = ring.epoch
-        dealing = state.dealings[ring.epoch]
-        for index, by_offer in old.ready:
-            self._queue(generation, dealing, index, by_offer)
-        least = min((old.given[node] for node in ring.members if node in old.given), default=0)
-        for node in ring.members:
-            dealing.given[node] = old.given.get(node, least)
-            dealing.credit[node] = old.credit.get(node, dealing.credit[node])
+        """As `start_dealing`, taking over what waits for the ring of `old_epoch`."""
+        self._dealings.replace(generation, old_epoch, ring, self._generations[generation].piece_bytes)
+        # After that: spans that it takes from slow members come back as deals over the new ring, not over the old one.
+        self.add_ring(generation, ring)
         self._deal_on()
+
+    def stop_dealing(self, generation: int, epoch: int) -> None:
+        """Deal nothing more over this ring: nobody is left on it."""
+        self._dealings.stop(generation, epoch)
 
     def deal(self, generation: int, epoch: int, index: int, by_offer: bool = False) -> None:
         """A piece may be dealt over the ring of `epoch`; `by_offer` where some members have it already."""
-        dealing = self._generations[generation].dealings[epoch]
-        if any(node != self.me for node in dealing.ring.members):
-            self._queue(generation, dealing, index, by_offer)
+        ring = self._dealings.ring(generation, epoch)
+        if ring is not None and any(node != self.me for node in ring.members):
+            self._dealings.queue(generation, epoch, index, by_offer)
             self._deal_on()
 
     def waiting(self, generation: int, epoch: int) -> list[int]:
         """The pieces that wait for a root of this epoch."""
-        dealing = self._generations[generation].dealings.get(epoch)
-        return [index for index, _ in dealing.ready] if dealing else []
+        return self._dealings.waiting(generation, epoch)
 
     def undealt(self, generation: int) -> int:
         """How many pieces wait for a root with credit."""
-        state = self._generations.get(generation)
-        return sum(len(dealing.ready) for dealing in state.dealings.values()) if state else 0
+        return self._dealings.undealt(generation)
 
     def unfinished(self, generation: int) -> int:
         """How many arcs of this generation aren't acknowledged to us."""
-        return sum(pending.generation == generation for pending in self._pending.values())
+        return len(self._tags_in.get(generation, ()))
 
     def take_actions(self) -> list[Action]:
         """What is to be done now, in order; empties the list."""
@@ -483,9 +453,7 @@ class Engine:
         duty.open_arcs -= 1
         self._maybe_ack(duty)
         if duty.parent is None and state is not None:
-            dealing = state.dealing(ring.epoch)
-            if dealing is not None:
-                self._queue(what.generation, dealing, what.index, by_offer=True)
+            self._dealings.queue(what.generation, ring.epoch, what.index, by_offer=True)
 
     def _note_missed(self, node: str, what: Push | Offer | _Pending, ring: Ring) -> None:
         """Remember what to offer when `node` is back; what is beyond the bound it has to ask the tracker for."""
@@ -498,6 +466,7 @@ class Engine:
         tag = self._new_tag()
         self._pending[tag] = pending
         self._tags_of[pending.node].add(tag)
+        self._tags_in[pending.generation].add(tag)
         if pending.duty.parent is None and not pending.by_offer:
             self._wire[tag] = 0
         self._actions.append(self._offer(tag, pending) if pending.by_offer else self._push(tag, pending, False))
@@ -533,6 +502,7 @@ class Engine:
     def _drop(self, tag: int) -> None:
         pending = self._pending.pop(tag)
         self._tags_of[pending.node].discard(tag)
+        self._tags_in[pending.generation].discard(tag)
         self._settle_deal(tag, pending)
 
     def _settle_deal(self, tag: int, pending: _Pending) -> None:
@@ -567,51 +537,23 @@ class Engine:
         if not pending.duty.owes_credit:
             return
         pending.duty.owes_credit = False
-        state = self._generations.get(pending.generation)
-        dealing = state.dealing(pending.ring.epoch) if state else None
         root = pending.ring.at(pending.root)
-        if dealing is not None and root in dealing.credit:
-            dealing.credit[root] += 1
+        if self._dealings.return_credit(pending.generation, pending.ring.epoch, root):
             self._deal_on()
 
-    def _queue(self, generation: int, dealing: _Dealing, index: int, by_offer: bool) -> None:
-        if not dealing.ready:
-            self._turns.append((generation, dealing.ring.epoch))
-        dealing.ready.append((index, by_offer))
+    def _can_be_root(self, generation: int, node: str) -> bool:
+        state = self._generations.get(generation)
+        return state is not None and node != self.me and node not in self._down and node not in state.unwilling
 
     def _deal_on(self) -> None:
-        """Deal what can be dealt; the dealings that have pieces waiting take turns, one piece each."""
-        without_root = 0
-        while len(self._wire) < DEALS_ON_THE_WIRE and without_root < len(self._turns):
-            generation, epoch = self._turns.popleft()
-            state = self._generations.get(generation)
-            dealing = state.dealings.get(epoch) if state else None
-            if dealing is None or not dealing.ready:
-                continue
-            root = self._next_root(state, dealing) if state is not None else None
-            without_root = 0 if root is not None else without_root + 1
-            if root is None:
-                self._turns.append((generation, epoch))
-                continue
-            index, by_offer = dealing.ready.popleft()
-            if dealing.ready:
-                self._turns.append((generation, epoch))
-            self._deal_one(generation, dealing, root, index, by_offer)
+        """Deal what can be dealt."""
+        while len(self._wire) < DEALS_ON_THE_WIRE:
+            deal = self._dealings.next()
+            if deal is None:
+                return
+            self._deal_one(deal)
 
-    def _deal_one(self, generation: int, dealing: _Dealing, root: str, index: int, by_offer: bool) -> None:
-        dealing.credit[root] -= 1
-        dealing.given[root] += 1
-        rank = dealing.ring.rank(root)
-        span = len(dealing.ring) - 1
-        seed = Push("", 0, generation, index, dealing.ring.epoch, rank, span)
-        self._hand(_Duty(None, 0, open_arcs=1, owes_credit=True), seed, dealing.ring, rank, span, by_offer)
-
-    def _next_root(self, state: _Generation, dealing: _Dealing) -> str | None:
-        out = self._down | state.unwilling if state.unwilling else self._down
-        able = [node for node, credit in dealing.credit.items() if credit > 0 and node not in out and node != self.me]
-        if not able:
-            return None
-        most = max(dealing.credit[node] for node in able)
-        able = [node for node in able if dealing.credit[node] == most]
-        least = min(dealing.given[node] for node in able)
-        return self._rng.choice([node for node in able if dealing.given[node] == least])
+    def _deal_one(self, deal: Deal) -> None:
+        rank, span = deal.ring.rank(deal.root), len(deal.ring) - 1
+        seed = Push("", 0, deal.generation, deal.index, deal.ring.epoch, rank, span)
+        self._hand(_Duty(None, 0, open_arcs=1, owes_credit=True), seed, deal.ring, rank, span, deal.by_offer)
