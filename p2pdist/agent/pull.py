@@ -114,7 +114,16 @@ class Pull(Arrival):
         wanted, partial = self.wanted, self.partial
         held = partial.pieces.to_bytes() if partial is not None else b""
         piece_bytes = partial.layout.piece_bytes if partial is not None else 0
-        return Join(id_, wanted.upstream, wanted.repository, str(wanted.digest), wanted.size_bytes, piece_bytes, held)
+        return Join(
+            id_,
+            wanted.upstream,
+            wanted.repository,
+            str(wanted.digest),
+            wanted.size_bytes,
+            piece_bytes,
+            held,
+            self.fruitless,
+        )
 
     async def _rescue(self) -> None:
         wanted = self.wanted

@@ -14,15 +14,20 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.node import RelayNode, Ticket
-from p2pdist.relay.notices import BadPiece, Notice, PeerLags, TransferFailed
+from p2pdist.relay.notices import BadPiece, EpochBegan, Notice, PeerLags, PeerSilent, StoodStill, TransferFailed
+from p2pdist.relay.notices import DealsDone as DealsAcknowledged
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
-from p2pdist.relay.transfer import TransferSpec
+from p2pdist.relay.transfer import PieceFile, TransferSpec
 from p2pdist.store import PartialBlob
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.telemetry.metrics import BadPiece as BadPieceReason
 from p2pdist.wire.messages import (
+    Beat,
+    Began,
+    Deal,
+    DealsDone,
     Dealt,
     Ended,
     Epoch,
@@ -33,6 +38,9 @@ from p2pdist.wire.messages import (
     Member,
     Message,
     RelayPlan,
+    RingInfo,
+    Silent,
+    Supply,
     Table,
     slots_of,
 )
@@ -138,11 +146,18 @@ class Relays:
         """The tracker wants us in a relay, which somebody will `enter` or `decline`; raises `P2PDistError` for a plan
         that means nothing.
         """
-        ring = self._ring(plan.epoch, plan.members, plan.dealer, plan.leaves)
-        if plan.generation not in self._memberships:
-            layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
-            self._planned.setdefault(plan.generation, _Planned(layout))
-        self._step(plan.generation, lambda: self._relay.add_ring(plan.generation, ring))
+        rings = [self._ring(info) for info in plan.rings]
+        self._plan(plan.generation, plan.size_bytes, plan.piece_bytes)
+        for ring in rings:
+            self._learn(plan.generation, ring)
+
+    def plan_supply(self, supply: Supply) -> None:
+        """The tracker wants us to deal what we hold; somebody will `supply` or `decline`."""
+        self._plan(supply.generation, supply.size_bytes, supply.piece_bytes)
+
+    def _plan(self, generation: int, size_bytes: int, piece_bytes: int) -> None:
+        if generation not in self._memberships:
+            self._planned.setdefault(generation, _Planned(PieceLayout(size_bytes, piece_bytes)))
 
     def enter(self, plan: RelayPlan, partial: PartialBlob, wake: Callable[[], None]) -> Membership:
         """Take part in a relay that was planned; again does nothing.
@@ -155,18 +170,41 @@ class Relays:
                 f"the tracker relays {plan.digest} as {plan.size_bytes} bytes in pieces of {plan.piece_bytes}; here it"
                 f" has {layout.size_bytes} in pieces of {layout.piece_bytes}"
             )
-        membership = self._memberships.get(plan.generation)
+        return self._take_part(plan, partial.digest, partial, wake)
+
+    def supply(
+        self, supply: Supply, file: PieceFile, proofs: list[tuple[int, bytes, bytes]], wake: Callable[[], None]
+    ) -> Membership:
+        """Take part with a blob that is here, to deal it; again does nothing. `proofs` are those of all its pieces.
+
+        Raises `Unavailable` when no descriptor is left.
+        """
+        membership = self._memberships.get(supply.generation)
+        if membership is None:
+            membership = self._take_part(supply, Digest.parse(supply.digest), file, wake, proofs)
+        return membership
+
+    def _take_part(
+        self,
+        plan: RelayPlan | Supply,
+        digest: Digest,
+        file: PieceFile,
+        wake: Callable[[], None],
+        proofs: list[tuple[int, bytes, bytes]] | None = None,
+    ) -> Membership:
+        generation, layout = plan.generation, file.layout
+        membership = self._memberships.get(generation)
         if membership is not None:
             membership.wake = wake
             return membership
         try:
-            spec = TransferSpec(plan.generation, partial.digest, layout, partial, plan.private, plan.fan)
-            ticket = self._relay.open(spec)
+            ticket = self._relay.open(TransferSpec(generation, digest, layout, file, plan.private, plan.fan))
         except OSError as error:
-            raise Unavailable(f"can't relay {partial.digest}: {error.strerror}; raise LimitNOFILE") from error
-        membership = Membership(plan.generation, partial.digest, ticket, layout, wake)
-        self._memberships[plan.generation] = membership
-        planned = self._planned.pop(plan.generation, None)
+            raise Unavailable(f"can't relay {digest}: {error.strerror}; raise LimitNOFILE") from error
+        membership = self._memberships[generation] = Membership(generation, digest, ticket, layout, wake)
+        if proofs:
+            self._relay.deal(generation, proofs)
+        planned = self._planned.pop(generation, None)
         if planned is not None:
             for step in planned.steps:
                 step()
@@ -195,7 +233,7 @@ class Relays:
             nothing = PieceSet(membership.layout.count).to_bytes()
             self._say(Lacking(membership.generation, nothing))
 
-    def message(self, message: Epoch | Fill | Dealt | Ended) -> None:
+    def message(self, message: Epoch | Fill | Deal | Dealt | Ended) -> None:
         """What the tracker says of a generation; nothing happens for one that we have no part in.
 
         Raises `P2PDistError` for a message that means nothing.
@@ -205,13 +243,17 @@ class Relays:
         if part is None:
             return
         match message:
-            case Epoch(_, epoch, members, dealer, leaves):
-                ring = self._ring(epoch, members, dealer, leaves)
-                self._step(generation, lambda: self._relay.add_ring(generation, ring))
-            case Fill(_, epoch, members, pieces):
+            case Epoch(_, rings):
+                for ring in [self._ring(info) for info in rings]:
+                    self._learn(generation, ring)
+            case Fill(_, info, pieces, by_offer):
                 wanted = [*PieceSet.from_bytes(part.layout.count, pieces)]
-                ring = self._ring(epoch, members, self._node)
-                self._step(generation, lambda: self._relay.start_fill(generation, ring, wanted))
+                fill = self._ring(info)
+                self._step(generation, lambda: self._relay.start_fill(generation, fill, wanted, by_offer))
+            case Deal(_, share, info, pieces, by_offer):
+                dealt = [*PieceSet.from_bytes(part.layout.count, pieces)]
+                deal = self._ring(info)
+                self._step(generation, lambda: self._deal(generation, share, deal, dealt, by_offer))
             case Dealt():
                 part.dealt = True
             case Ended():
@@ -232,6 +274,17 @@ class Relays:
                     self.abandon(membership, str(error))
             case PeerLags(node):
                 self._say(Lagging(node))
+            case PeerSilent(node):
+                self._say(Silent(node))
+            case StoodStill():
+                # Whoever was left out for its silence is taken in again at the first word.
+                self._say(Beat())
+            case EpochBegan(generation, epoch, dealt):
+                if generation in self._memberships:
+                    count = self._memberships[generation].layout.count
+                    self._say(Began(generation, epoch, PieceSet(count, dealt).to_bytes()))
+            case DealsAcknowledged(generation):
+                self._say(DealsDone(generation))
             case BadPiece(_, node, index, reason):
                 self._metrics.bad_pieces.labels(BadPieceReason.HASH).inc()
                 log.warning("bad_piece", node=node, piece=index, reason=reason)
@@ -261,6 +314,13 @@ class Relays:
         else:
             planned.steps.append(step)
 
+    def _learn(self, generation: int, ring: Ring) -> None:
+        self._step(generation, lambda: self._relay.add_ring(generation, ring))
+
+    def _deal(self, generation: int, share: int, ring: Ring, pieces: list[int], by_offer: bool) -> None:
+        self._relay.start_dealing(generation, share, ring, pieces, by_offer)
+        self._relay.watch(generation)
+
     def _end(self, membership: Membership, ended: Ended) -> None:
         if self._memberships.pop(membership.generation, None) is None:
             return
@@ -269,8 +329,10 @@ class Relays:
         membership.ended = ended
         membership.wake()
 
-    def _ring(self, epoch: int, members: bytes, dealer: str, leaves: bytes = b"") -> Ring:
-        return Ring(epoch, self._nodes(epoch, members), dealer, self._nodes(epoch, leaves))
+    def _ring(self, info: RingInfo) -> Ring:
+        return Ring(
+            info.epoch, self._nodes(info.epoch, info.members), info.dealer, self._nodes(info.epoch, info.leaves)
+        )
 
     def _nodes(self, epoch: int, bitmap: bytes) -> list[str]:
         slots = slots_of(bitmap)

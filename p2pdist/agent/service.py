@@ -14,6 +14,7 @@ from p2pdist.agent.control import ControlLink
 from p2pdist.agent.library import Library, opened
 from p2pdist.agent.relays import Relays
 from p2pdist.agent.renewal import Renewal
+from p2pdist.agent.supplying import Suppliers
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, P2PDistError
 from p2pdist.oci.origin import OriginClient, Upstream
@@ -28,6 +29,7 @@ from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.wire.messages import (
     CAPABILITIES,
     VERSION,
+    Deal,
     Dealt,
     Ended,
     Enrolled,
@@ -39,6 +41,7 @@ from p2pdist.wire.messages import (
     Inventory,
     Message,
     RelayPlan,
+    Supply,
     Table,
     UpstreamInfo,
     Welcome,
@@ -122,6 +125,7 @@ class Service:
         self._upstreams = upstreams
         self._metrics = metrics
         self._nursery = nursery
+        self._suppliers = Suppliers(store, relays, nursery)
         self._token = trio.lowlevel.current_trio_token()
         # Without a bound, since what goes mustn't be forgotten; the store's size bounds it.
         self._gone, self._going = trio.open_memory_channel[Digest](float("inf"))
@@ -173,8 +177,10 @@ class Service:
         match message:
             case Table():
                 self._relays.table(message)
-            case Epoch() | Fill() | Dealt() | Ended():
+            case Epoch() | Fill() | Deal() | Dealt() | Ended():
                 self._relays.message(message)
+            case Supply():
+                self._suppliers.begin(message)
             case RelayPlan():
                 self._relays.plan(message)
             case Expect(digest, peers):

@@ -15,6 +15,7 @@ from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, P
 
 OVERDUE_SECONDS = 1.0
 GAP_SECONDS = 10.0
+GAP_PIECE_TIMES = 512
 ORPHAN_SECONDS = 3.0
 STALLED_SECONDS = 60.0
 SWARM_IDLE_SECONDS = 5.0
@@ -46,7 +47,7 @@ class Progress:
     """How a way is doing.
 
     `overdue_seconds`: for how long pieces before the newest one have been missing. `fruitless`: how many ways in a row
-    before this one brought nothing.
+    before this one brought nothing. `piece_seconds`: how long a piece has taken on average.
     """
 
     way: Way
@@ -56,6 +57,12 @@ class Progress:
     said_lacking_seconds_ago: float | None = None
     lacking_tries: int = 0
     fruitless: int = 0
+    piece_seconds: float = 0.0
+
+    @property
+    def gap_seconds(self) -> float:
+        """How long a piece may be missing while others come: queues before a slow link are hundreds of pieces long."""
+        return GAP_SECONDS + GAP_PIECE_TIMES * self.piece_seconds
 
 
 def judge(progress: Progress) -> Verdict:
@@ -70,7 +77,7 @@ def judge(progress: Progress) -> Verdict:
         return Verdict.RESCUE
     if (
         min(progress.overdue_seconds, progress.idle_seconds) < OVERDUE_SECONDS
-        and progress.overdue_seconds < GAP_SECONDS
+        and progress.overdue_seconds < progress.gap_seconds
     ):
         return Verdict.WAIT
     if progress.lacking_tries >= LACKING_TRIES and progress.idle_seconds >= ORPHAN_SECONDS:
@@ -105,6 +112,7 @@ class Clock:
     """Since when nothing has come, and since when something that should have come is missing."""
 
     def __init__(self, present_bytes: int, now: float) -> None:
+        self._began = (present_bytes, now)
         self._present_bytes = present_bytes
         self._moved_at = now
         self._gap_at = 0
@@ -127,6 +135,15 @@ class Clock:
         if overdue and self._overdue_since is None:
             self._overdue_since = now
         self._gap_at = contiguous_bytes
+
+    def piece_seconds(self, piece_bytes: int, now: float) -> float:
+        """How long a piece has taken on average; 0 before any came."""
+        began_bytes, began = self._began
+        return (
+            (now - began) * piece_bytes / (self._present_bytes - began_bytes)
+            if self._present_bytes > began_bytes
+            else 0.0
+        )
 
     def idle_seconds(self, now: float) -> float:
         """How long ago anything came."""

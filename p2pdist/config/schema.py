@@ -63,6 +63,7 @@ class TrackerRelay(Section, frozen=True, kw_only=True):
 
     listen: tuple[Address, ...] = (Address("0.0.0.0:7401"),)
     advertise: PeerAddress | None = None
+    copy_per: Literal["fleet", "region", "zone", "rack"] = "region"
 
 
 class TrackerAdmin(Section, frozen=True, kw_only=True):

@@ -95,18 +95,24 @@ class RelayNode:
         """Learn the members of an epoch."""
         self._reactor.post(lambda: self._reactor.add_ring(generation, ring))
 
-    def start_dealing(self, generation: int, ring: Ring) -> None:
-        """Be the dealer over `ring`, in place of the ring before it; answered by the notice `EpochBegan`."""
-        self._reactor.post(lambda: self._reactor.start_dealing(generation, ring))
+    def start_dealing(
+        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+    ) -> None:
+        """Deal `pieces` (None: all, as they come) over `ring`, in place of the ring that this share had before.
+
+        A ring without members ends the share. Answered by the notice `EpochBegan`.
+        """
+        wanted = frozenset(pieces) if pieces is not None else None
+        self._reactor.post(lambda: self._reactor.start_dealing(generation, share, ring, wanted, by_offer))
 
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
-        """Deal pieces (index, hash, encoded vouch) that the file has, now or when there is a ring."""
+        """Deal pieces (index, hash, encoded vouch) that the file has, now or when somebody is to be dealt them."""
         self._reactor.post(lambda: self._reactor.deal(generation, pieces))
 
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int]) -> None:
+    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         wanted = list(indices)
-        self._reactor.post(lambda: self._reactor.start_fill(generation, ring, wanted))
+        self._reactor.post(lambda: self._reactor.start_fill(generation, ring, wanted, by_offer))
 
     def watch(self, generation: int) -> None:
         """Ask for the notice `DealsDone`."""

@@ -55,4 +55,16 @@ class PeerLags:
     node: str
 
 
-Notice = BadPiece | EpochBegan | PeerLags | PeerRejected | TransferFailed | DealsDone
+@dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """`node` owes an acknowledgement and gives no sign of life; its spans were taken over."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoodStill:
+    """The node itself stood still for a while (it was stopped, or its host was) and goes on."""
+
+
+Notice = BadPiece | EpochBegan | PeerLags | PeerSilent | PeerRejected | StoodStill | TransferFailed | DealsDone

@@ -33,12 +33,22 @@ from p2pdist.relay.frames import (
 )
 from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.links import LinkKey
-from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerLags, PeerRejected, TransferFailed
+from p2pdist.relay.notices import (
+    BadPiece,
+    DealsDone,
+    EpochBegan,
+    Notice,
+    PeerLags,
+    PeerRejected,
+    PeerSilent,
+    StoodStill,
+    TransferFailed,
+)
 from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import Switchboard
-from p2pdist.relay.transfer import Outgoing, Transfer
+from p2pdist.relay.transfer import Outgoing, Share, Transfer
 from p2pdist.telemetry.logging import get_logger
 
 TICK_SECONDS = 0.1
@@ -96,6 +106,7 @@ class Reactor:
                 if wait is not None and now - last > OWN_FREEZE_SECONDS + TICK_SECONDS:
                     log.warning("relay_stood_still", seconds=round(now - last, 2))
                     self.switchboard.start_afresh("this node stood still, and its spans were taken over")
+                    self._notify(StoodStill())
                 try:
                     self._round(events, now)
                 except Exception as error:
@@ -136,7 +147,7 @@ class Reactor:
         for transfer in retiring:
             self._retire(transfer)
         for generation in list(self._watched):
-            dealt = self._transfers[generation].dealing is not None and not self.engine.undealt(generation)
+            dealt = self._transfers[generation].shares and not self.engine.undealt(generation)
             if dealt and not self.engine.unfinished(generation):
                 self._watched.discard(generation)
                 self._notify(DealsDone(generation))
@@ -194,37 +205,48 @@ class Reactor:
             if offer is not None:
                 self._carry_out(offer)
 
-    def start_dealing(self, generation: int, ring: Ring) -> None:
-        """Be the dealer of a generation over `ring`, in place of the ring before it."""
+    def start_dealing(
+        self, generation: int, number: int, ring: Ring, pieces: frozenset[int] | None, by_offer: bool
+    ) -> None:
+        """Deal `pieces` (None: all, as they come) over `ring`, in place of the ring that this share had before.
+
+        A ring without members ends the share: nobody is left to deal to.
+        """
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        already = [index for index in range(transfer.spec.layout.count) if index in transfer]
-        if transfer.dealing is None:
+        old = transfer.shares.pop(number, None)
+        if not len(ring):
+            if old is not None:
+                self.engine.stop_dealing(generation, old.epoch)
+            return
+        share = transfer.shares[number] = Share(ring.epoch, pieces, by_offer)
+        already = [index for index in range(transfer.spec.layout.count) if share.has(index) and index in transfer]
+        if old is None:
             self.engine.start_dealing(generation, ring)
             for index in already:
-                self.engine.deal(generation, ring.epoch, index, transfer.by_offer)
+                self.engine.deal(generation, ring.epoch, index, by_offer)
             dealt: list[int] = []
         else:
-            waiting = set(self.engine.waiting(generation, transfer.dealing))
+            waiting = set(self.engine.waiting(generation, old.epoch))
             dealt = [index for index in already if index not in waiting]
-            self.engine.replace_dealing(generation, transfer.dealing, ring)
-        transfer.dealing = ring.epoch
+            self.engine.replace_dealing(generation, old.epoch, ring)
         self._connect_along(transfer, ring)
         self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
 
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
-        """Deal pieces (index, hash, vouch) that the file has, now or when there is a ring."""
+        """Deal pieces (index, hash, vouch) that the file has, now or when somebody is to be dealt them."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
         for index, hash_, vouch in pieces:
             transfer.vouch_for(index, hash_, vouch)
-            if transfer.dealing is not None:
-                self.engine.deal(generation, transfer.dealing, index, transfer.by_offer)
+            for share in transfer.shares.values():
+                if share.has(index):
+                    self.engine.deal(generation, share.epoch, index, share.by_offer)
             self._deal_deferred(transfer, index)
 
-    def start_fill(self, generation: int, ring: Ring, indices: list[int]) -> None:
+    def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         transfer = self._transfers.get(generation)
         if transfer is None:
@@ -233,9 +255,9 @@ class Reactor:
         self._connect_along(transfer, ring)
         for index in indices:
             if index in transfer:
-                self.engine.deal(generation, ring.epoch, index)
+                self.engine.deal(generation, ring.epoch, index, by_offer)
             else:
-                transfer.deferred.setdefault(index, []).append(ring.epoch)
+                transfer.deferred.setdefault(index, []).append((ring.epoch, by_offer))
 
     def watch(self, generation: int) -> None:
         """Say `DealsDone` when nothing of this generation waits for us or for an acknowledgement."""
@@ -261,8 +283,8 @@ class Reactor:
             transfer.end()
 
     def _deal_deferred(self, transfer: Transfer, index: int) -> None:
-        for epoch in transfer.deferred.pop(index, ()):
-            self.engine.deal(transfer.spec.generation, epoch, index)
+        for epoch, by_offer in transfer.deferred.pop(index, ()):
+            self.engine.deal(transfer.spec.generation, epoch, index, by_offer)
 
     def _connect_along(self, transfer: Transfer, ring: Ring) -> None:
         """Have links to all that this node may send to before there is anything to send."""
@@ -285,6 +307,10 @@ class Reactor:
     def lost(self, node: str) -> None:
         """See `Exchange`."""
         self.engine.lost(node)
+
+    def silent(self, node: str) -> None:
+        """See `Exchange`."""
+        self._notify(PeerSilent(node))
 
     def back(self, node: str) -> None:
         """See `Exchange`."""

@@ -50,6 +50,9 @@ class Exchange(Protocol):
     def back(self, node: str) -> None:
         """A node can be reached again."""
 
+    def silent(self, node: str) -> None:
+        """A node that is connected, or takes connections, gives no sign of life."""
+
     def reset(self, node: str) -> None:
         """A connection to a node broke, and another stands: what was on its way may be lost."""
 
@@ -418,6 +421,7 @@ class Switchboard:
                 self.ensure(link.key)
             elif link.waiting and link.is_late(now):
                 link.waiting.clear()
+                self._exchange.silent(link.key.node)
                 self._lost(link.key)
 
     def _is_wanted(self, link: Link, busy: bool) -> bool:
@@ -457,6 +461,7 @@ class Switchboard:
             log.warning("relay_peer_frozen", node=link.key.node)
             session.frozen_at = now
             connection.take_queued()
+            self._exchange.silent(link.key.node)
             self._lost(link.key)
 
     def _ping(self, session: Session, now: float) -> None:

@@ -37,7 +37,7 @@ class PieceFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TransferSpec:
-    """What a node must know to take part in a generation; `by_offer`: its dealer offers before it pushes."""
+    """What a node must know to take part in a generation."""
 
     generation: int
     digest: Digest
@@ -45,7 +45,6 @@ class TransferSpec:
     file: PieceFile
     private: bool = False
     fan: int = DEFAULT_FAN
-    by_offer: bool = False
 
     @property
     def context(self) -> BlobContext:
@@ -71,11 +70,24 @@ class Outgoing(NamedTuple):
     frame: PieceFrame
 
 
+class Share(NamedTuple):
+    """A dealer's part of a generation: the epoch of its ring, and its pieces; None: all, as they come."""
+
+    epoch: int
+    pieces: frozenset[int] | None
+    by_offer: bool
+
+    def has(self, index: int) -> bool:
+        """Whether a piece belongs to it."""
+        return self.pieces is None or index in self.pieces
+
+
 @dataclass(slots=True)
 class Transfer:
     """The state of one generation: which pieces are vouched for, and the proofs that travel on with them.
 
-    `dealing` is the epoch over which this node deals new pieces; `deferred` the epochs of fills that wait for a piece.
+    `shares` is what this node deals, by number: over which epoch, and which pieces. `deferred` are the epochs of fills
+    that wait for a piece, and whether it is to be offered there.
     """
 
     spec: TransferSpec
@@ -83,13 +95,8 @@ class Transfer:
     hashes: list[bytes | None]
     vouches: list[bytes | None]
     counts: Counts = field(default_factory=Counts)
-    dealing: int | None = None
-    deferred: dict[int, list[int]] = field(default_factory=dict)
-
-    @property
-    def by_offer(self) -> bool:
-        """Whether members may hold pieces before they are dealt."""
-        return self.spec.by_offer
+    shares: dict[int, Share] = field(default_factory=dict)
+    deferred: dict[int, list[tuple[int, bool]]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, spec: TransferSpec) -> "Transfer":

@@ -25,6 +25,8 @@ from p2pdist.tracker.manifests import Manifests
 from p2pdist.tracker.wishes import failed
 from p2pdist.wire.messages import (
     Beat,
+    Began,
+    DealsDone,
     Distrusted,
     Goodbye,
     Inventory,
@@ -36,6 +38,7 @@ from p2pdist.wire.messages import (
     ManifestWanted,
     Message,
     Renew,
+    Silent,
     SizeIs,
     SizeWanted,
     Table,
@@ -169,6 +172,7 @@ class Control:
         """Take messages until the connection ends; what the agent said as it left, if it did."""
         while (message := await newcomer.channel.receive()) is not None:
             self._leases.renew(agent.node)
+            self._distribution.heard(agent.node)
             self._metrics.control_frames.labels(Direction.IN, type(message).__name__).inc()
             if isinstance(message, Goodbye):
                 return f"goodbye: {message.reason}"
@@ -190,6 +194,12 @@ class Control:
                 self._distribution.lacking(agent, generation, missing)
             case Lagging(node):
                 self._distribution.lagging(agent, node)
+            case Silent(node):
+                self._distribution.silent(agent, node)
+            case Began(generation, epoch, dealt):
+                self._distribution.began(agent, generation, epoch, dealt)
+            case DealsDone(generation):
+                self._distribution.deals_done(agent, generation)
             case Left(generation, reason):
                 self._distribution.left(agent, generation, reason)
             case Distrusted(digest, _, reason):

@@ -17,10 +17,10 @@ from p2pdist.relay.notices import Notice
 from p2pdist.store import BlobRecord, BlobStore
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
-from p2pdist.tracker.choice import SMALL_BYTES, Situation, Way, choose
+from p2pdist.tracker.choice import Situation, Way, choose
+from p2pdist.tracker.epochs import Steering
 from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.flights import unexpected
-from p2pdist.tracker.generation import Stage
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying
 from p2pdist.tracker.starting import Starting
@@ -48,13 +48,15 @@ class Distribution:
         say: Say,
         flush_table: Callable[[], None],
         encrypted: bool,
+        zone_of: Callable[[str], str],
     ) -> None:
         self._fleet = fleet
         self._store = store
         self._origins = origins
         self._metrics = metrics
         self._nursery = nursery
-        self.relaying = Relaying(tracker, fleet, relay, metrics, nursery, say, flush_table, self._decide)
+        steering = Steering(tracker, fleet, relay, metrics, nursery, say, flush_table, zone_of)
+        self.relaying = Relaying(steering, self._decide)
         self._swarming = Swarming(fleet, metrics, say)
         self._starting = Starting(store, origins, signer, self.relaying, metrics, encrypted)
         self._undecided: dict[Digest, list[Wish]] = {}
@@ -85,6 +87,22 @@ class Distribution:
     def lagging(self, agent: Agent, node: str) -> None:
         """An agent says that pieces go more slowly to another than to its siblings."""
         self.relaying.lagging(agent, node)
+
+    def silent(self, agent: Agent, node: str) -> None:
+        """An agent says that another gives no sign of life."""
+        self.relaying.silent(agent, node)
+
+    def heard(self, node: str) -> None:
+        """An agent gave a sign of life."""
+        self.relaying.heard(node)
+
+    def began(self, agent: Agent, number: int, epoch: int, dealt: bytes) -> None:
+        """A holder deals over a ring; raises `InvalidInput` for a bitmap of the wrong length."""
+        self.relaying.began(agent.node, number, epoch, dealt)
+
+    def deals_done(self, agent: Agent, number: int) -> None:
+        """All that a holder dealt is acknowledged."""
+        self.relaying.deals_done(agent.node, number)
 
     def held(self, node: str, digests: list[Digest]) -> None:
         """An agent got blobs."""
@@ -153,20 +171,18 @@ class Distribution:
             self._nursery.start_soon(self._look_up, digest)
             return
         metainfo = live.metainfo if live is not None else record.metainfo if record is not None else None
-        layout = live.generation.layout if live is not None else metainfo.layout if metainfo is not None else None
-        holders = self._fleet.holders(digest, besides=agent.node)
-        if live is not None and metainfo is None and holders and live.generation.layout.size_bytes > SMALL_BYTES:
-            # Somebody holds it, so everything was dealt: in a moment it is whole here too, and there is a torrent.
-            live.late.append(wish)
-            return
+        holders = [
+            holder
+            for holder in self._fleet.holders(digest, besides=agent.node)
+            if not self.relaying.is_silent(holder.node)
+        ]
         situation = Situation(
-            being_dealt=live is not None and live.generation.stage is Stage.DEALING,
-            dealt_not_ended=live is not None and live.generation.stage is Stage.DEALT,
+            live=live is not None,
             holders=len(holders),
             metainfo_known=metainfo is not None,
-            size_bytes=layout.size_bytes if layout is not None else 0,
             private=live.generation.private if live is not None else record is not None and record.private,
             in_store=metainfo is not None and self._store.has(digest),
+            fruitless=wish.join.fruitless > 0,
         )
         match choose(situation):
             case Way.JOIN_RELAY:
@@ -175,6 +191,9 @@ class Distribution:
             case Way.SWARM:
                 assert metainfo is not None
                 self._swarming.send(agent, wish.join, metainfo, holders)
+            case Way.RELAY_FROM_HOLDERS:
+                self._undecided[digest] = [wish]
+                self._nursery.start_soon(self._start, digest, record, holders)
             case Way.RELAY_FROM_STORE:
                 self._undecided[digest] = [wish]
                 self._nursery.start_soon(self._start, digest, record)
@@ -201,9 +220,13 @@ class Distribution:
             if len(self._records) > _REMEMBERED_RECORDS:
                 self._records.popitem(last=False)
 
-    async def _start(self, digest: Digest, record: BlobRecord | None) -> None:
-        """Begin a generation for those who wait, from our store or from an origin, and see it through."""
+    async def _start(self, digest: Digest, record: BlobRecord | None, holders: list[Agent] | None = None) -> None:
+        """Begin a generation for those who wait, from holders, our store or an origin, and see it through."""
         try:
+            if holders and record is not None and record.metainfo is not None:
+                claim = Claim(self._undecided, digest)
+                await self._starting.from_holders(record, record.metainfo, holders, claim)
+                return
             if record is not None and record.metainfo is not None:
                 try:
                     await self._starting.from_store(record, record.metainfo, Claim(self._undecided, digest))

@@ -1,6 +1,7 @@
-"""Epochs and fills of the generations under way: planned in batches, told to the agents, put to the relay."""
+"""Rings and fills of the generations under way: planned in batches, told to the agents, put to the dealers."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import trio
@@ -8,32 +9,38 @@ import trio
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceSet
 from p2pdist.relay.node import RelayNode
+from p2pdist.relay.spans import Ring
 from p2pdist.relay.transfer import Counts
 from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
 from p2pdist.tracker.fleet import Fleet
-from p2pdist.tracker.generation import Generation, Order, Stage
+from p2pdist.tracker.generation import Generation, Order, Share, Stage
 from p2pdist.tracker.slowness import Slowness
 from p2pdist.tracker.wishes import Say, Wish
-from p2pdist.wire.messages import Dealt, Epoch, Fill, RelayPlan, members_bitmap
+from p2pdist.wire.messages import Deal, Dealt, Epoch, Fill, RelayPlan, RingInfo, Supply, members_bitmap
 
 JOIN_WINDOW_SECONDS = 0.005
+JOIN_WINDOW_SECONDS_A_MEMBER = 0.00025
+VERDICT_WINDOW_SECONDS = 0.25
 
 
 @dataclass(slots=True, eq=False)
 class Live:
     """A generation and what belongs to it on this tracker.
 
-    `wishes` wait for an epoch, `late` ones until the blob is whole here, to be answered anew. `fetch` is what fills its
-    file, if that goes on; `moved` is when how many bytes had been sent last.
+    `wishes` wait for an epoch. `fetch` is what fills its file, if that goes on; `moved` is when how many bytes had been
+    sent last. Where holders deal, `supply` is what each of them must be told first, and `dealing` are those who haven't
+    said yet that they are done.
     """
 
     generation: Generation
     counts: Counts
-    fetch: trio.CancelScope | None
+    fetch: trio.CancelScope | None = None
     wishes: list[Wish] = field(default_factory=list)
-    late: list[Wish] = field(default_factory=list)
     epoch_planned: bool = False
     metainfo: Metainfo | None = None
+    supply: Supply | None = None
+    supplied: set[str] = field(default_factory=set)
+    dealing: set[str] = field(default_factory=set)
     counted_bytes: int = 0
     moved: tuple[int, float] = (0, 0.0)
     released: trio.Event = field(default_factory=trio.Event)
@@ -43,94 +50,164 @@ class Live:
         self.moved = (self.counts.sent_bytes, trio.current_time())
 
 
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What it takes to steer relays. `flush_table` has what changed in the table go before what names slots.
+
+    `zone_of` is the zone that a label of an agent's means for deals.
+    """
+
+    tracker: str
+    fleet: Fleet
+    relay: RelayNode
+    metrics: TrackerMetrics
+    nursery: trio.Nursery
+    say: Say
+    flush_table: Callable[[], None]
+    zone_of: Callable[[str], str]
+
+
 class Epochs:
-    """Makes epochs and fills. `on_deserted` is told of a generation that nobody takes part in any more."""
+    """Makes epochs and fills. `on_made` is told after an epoch, `on_hopeless` when nobody can deal what is lacked."""
 
     def __init__(
-        self,
-        tracker: str,
-        fleet: Fleet,
-        relay: RelayNode,
-        metrics: TrackerMetrics,
-        nursery: trio.Nursery,
-        say: Say,
-        flush_table: Callable[[], None],
-        on_deserted: Callable[[Live], None],
+        self, steering: Steering, on_made: Callable[[Live], None], on_hopeless: Callable[[Live], None]
     ) -> None:
-        self._tracker = tracker
-        self._fleet = fleet
-        self._relay = relay
-        self._metrics = metrics
-        self._nursery = nursery
-        self._say = say
-        self._flush_table = flush_table
-        self._on_deserted = on_deserted
+        self._with = steering
+        self._on_made = on_made
+        self._on_hopeless = on_hopeless
         self.slowness = Slowness()
 
-    def plan(self, live: Live) -> None:
-        """Make an epoch soon; joins that come together share it."""
+    def plan(self, live: Live, least_seconds: float = JOIN_WINDOW_SECONDS) -> None:
+        """Make an epoch soon. Joins that come together share it, for longer the more members must hear of it."""
         if not live.epoch_planned:
             live.epoch_planned = True
-            self._nursery.start_soon(self._make_soon, live)
+            generation = live.generation
+            members = 0 if generation.newcomers_are_guests else len(generation.members)
+            window = max(least_seconds, JOIN_WINDOW_SECONDS_A_MEMBER * members)
+            self._with.nursery.start_soon(self._make_soon, live, window)
 
-    async def _make_soon(self, live: Live) -> None:
+    async def _make_soon(self, live: Live, seconds: float) -> None:
         """The wait is the batch, not a synchronisation."""
-        await trio.sleep(JOIN_WINDOW_SECONDS)
+        await trio.sleep(seconds)
         live.epoch_planned = False
         if live.generation.stage is not Stage.ENDED:
             self._make(live)
 
     def _make(self, live: Live) -> None:
-        generation = live.generation
-        in_order = self._fleet.in_order(generation.members | generation.waiting.keys())
+        generation, fleet = live.generation, self._with.fleet
+        for node in set(generation.waiting) - set(fleet.in_order(generation.waiting)):
+            generation.leave(node)
         wishes, live.wishes = live.wishes, []
-        old = set(generation.members)
-        if not in_order:
-            generation.members.clear()
-            generation.waiting.clear()
-            self._on_deserted(live)
-            return
-        ring = generation.next_epoch(in_order, self.slowness.leaves(in_order, trio.current_time()))
-        # Whatever names a slot comes after the table that has it.
-        self._flush_table()
-        members, leaves = (members_bitmap(self._fleet.slots(nodes)) for nodes in (ring.members, ring.leaves))
-        for wish in wishes:
-            self._metrics.joins.labels(JoinAnswer.RELAY).inc()
-            self._say(wish.node, self._plan_of(generation, wish.join.id, ring.epoch, members, leaves))
-        for node in old & set(in_order) - {wish.node for wish in wishes}:
-            self._say(node, Epoch(generation.number, ring.epoch, members, self._tracker, leaves))
         live.note_move()
-        self._relay.start_dealing(generation.number, ring)
-        if live.metainfo is not None:
-            self._relay.watch(generation.number)
-            if generation.stage is Stage.DEALT:
-                for wish in wishes:
-                    self._say(wish.node, Dealt(generation.number, live.metainfo.info_hash))
+        # Whatever names a slot comes after the table that has it.
+        self._with.flush_table()
+        if generation.newcomers_are_guests:
+            for wish in wishes:
+                self._answer(live, wish, ())
+            self.order(live, generation.invite())
+            if generation.stage is Stage.DEALING:
+                self._make_rings(live, [])
+        else:
+            self._make_rings(live, wishes)
+        self._on_made(live)
 
-    def _plan_of(self, generation: Generation, id_: int, epoch: int, members: bytes, leaves: bytes) -> RelayPlan:
-        return RelayPlan(
-            id_,
+    def _make_rings(self, live: Live, wishes: Iterable[Wish]) -> None:
+        """New rings for members and those who wait, where there is a change."""
+        generation, fleet, now = live.generation, self._with.fleet, trio.current_time()
+        in_order = fleet.in_order(generation.members | generation.waiting.keys())
+        zones: defaultdict[str, list[str]] = defaultdict(list)
+        for node in in_order:
+            zones[self.zone(node)].append(node)
+        leaves = {zone: self.slowness.leaves(nodes, now) for zone, nodes in zones.items()}
+        shares = generation.next_epoch(in_order, leaves)
+        rings: defaultdict[str, list[RingInfo]] = defaultdict(list)
+        for share in shares:
+            rings[share.zone].append(self._info(share.ring))
+        for wish in wishes:
+            self._answer(live, wish, tuple(rings[self.zone(wish.node)]))
+        answered = {wish.node for wish in wishes}
+        for zone, infos in rings.items():
+            epoch = Epoch(generation.number, tuple(infos))
+            for node in zones[zone]:
+                if node not in answered:
+                    self._with.say(node, epoch)
+        for share in shares:
+            self.deal(live, share)
+
+    def zone(self, node: str) -> str:
+        """The zone of an agent as far as deals go."""
+        agent = self._with.fleet.get(node)
+        return self._with.zone_of(agent.member.zone) if agent is not None else ""
+
+    def _answer(self, live: Live, wish: Wish, rings: tuple[RingInfo, ...]) -> None:
+        generation = live.generation
+        self._with.metrics.joins.labels(JoinAnswer.RELAY).inc()
+        plan = RelayPlan(
+            wish.join.id,
             str(generation.digest),
             generation.layout.size_bytes,
             generation.layout.piece_bytes,
             generation.number,
             generation.fan,
             generation.private,
-            epoch,
-            members,
-            self._tracker,
-            leaves,
+            rings,
         )
+        self._with.say(wish.node, plan)
+        if live.metainfo is not None and (generation.stage is Stage.DEALT or live.supply is not None):
+            self._with.say(wish.node, Dealt(generation.number, live.metainfo.info_hash))
+
+    def deal(self, live: Live, share: Share) -> None:
+        """Put a share to its dealer, and have its members know the ring if they don't."""
+        number, count, ring = live.generation.number, live.generation.layout.count, share.ring
+        if ring.dealer == self._with.tracker:
+            self._with.relay.start_dealing(number, share.number, ring, share.pieces, share.by_offer)
+            if live.metainfo is not None:
+                self._with.relay.watch(number)
+            return
+        self._supply(live, ring.dealer)
+        live.dealing.add(ring.dealer)
+        pieces = share.pieces if share.pieces is not None else PieceSet(count, range(count))
+        self._with.say(ring.dealer, Deal(number, share.number, self._info(ring), pieces.to_bytes(), share.by_offer))
+
+    def replace_dealer(self, live: Live, node: str) -> None:
+        """Nothing more comes from this dealer: others deal its shares and its fills."""
+        live.dealing.discard(node)
+        shares, orders = live.generation.dealer_gone(node)
+        for share in shares:
+            epoch = Epoch(live.generation.number, (self._info(share.ring),))
+            for member in (*share.ring.members, *share.ring.leaves):
+                self._with.say(member, epoch)
+            self.deal(live, share)
+        self.order(live, orders)
 
     def order(self, live: Live, orders: list[Order]) -> None:
         """Have fills dealt: tell the cohort who deals, and the dealer what."""
         number, count = live.generation.number, live.generation.layout.count
+        if live.supply is not None and any(order.dealer == self._with.tracker for order in orders):
+            self._on_hopeless(live)
+            return
+        told: defaultdict[str, list[RingInfo]] = defaultdict(list)
         for order in orders:
-            bitmap = members_bitmap(self._fleet.slots(order.ring.members))
+            info = self._info(order.ring)
             for node in order.ring.members:
-                self._say(node, Epoch(number, order.ring.epoch, bitmap, order.dealer))
-            if order.dealer == self._tracker:
-                self._relay.start_fill(number, order.ring, order.pieces)
+                told[node].append(info)
+        for node, infos in told.items():
+            self._with.say(node, Epoch(number, tuple(infos)))
+        for order in orders:
+            if order.dealer == self._with.tracker:
+                self._with.relay.start_fill(number, order.ring, order.pieces, order.by_offer)
             else:
+                self._supply(live, order.dealer)
                 pieces = PieceSet(count, order.pieces).to_bytes()
-                self._say(order.dealer, Fill(number, order.ring.epoch, bitmap, pieces))
+                self._with.say(order.dealer, Fill(number, self._info(order.ring), pieces, order.by_offer))
+
+    def _supply(self, live: Live, node: str) -> None:
+        """Tell a holder, once, that it has a part in this; who took part anyhow knows."""
+        if live.supply is not None and node not in live.supplied and node not in live.generation.took_part:
+            live.supplied.add(node)
+            self._with.say(node, live.supply)
+
+    def _info(self, ring: Ring) -> RingInfo:
+        members, leaves = (members_bitmap(self._with.fleet.slots(nodes)) for nodes in (ring.members, ring.leaves))
+        return RingInfo(ring.epoch, members, ring.dealer, leaves)

@@ -5,6 +5,7 @@ import resource
 import secrets
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext
 
@@ -38,6 +39,7 @@ from p2pdist.tracker.lines import Lines
 from p2pdist.tracker.manifests import Manifests
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.table import TableSpread
+from p2pdist.tracker.zones import zone_of
 
 RENEWAL_CHECK_SECONDS = 6 * 3600.0
 RELAY_CHECK_SECONDS = 0.5
@@ -107,6 +109,7 @@ class Tracker:
             lines.say,
             table.flush,
             encrypted=self._relay_tls is not None,
+            zone_of=partial(zone_of, config.relay.copy_per),
         )
         leases = Leases(self._fleet, lines, table, self._metrics, self._distribution.disconnected)
         control = Control(

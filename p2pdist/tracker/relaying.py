@@ -12,61 +12,49 @@ import trio
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, Unavailable
 from p2pdist.core.metainfo import Metainfo
-from p2pdist.core.pieces import PieceSet
-from p2pdist.relay.node import RelayNode
+from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerRejected, TransferFailed
-from p2pdist.relay.transfer import PieceFile, TransferSpec
+from p2pdist.relay.transfer import Counts, PieceFile, TransferSpec
 from p2pdist.telemetry.logging import get_logger
-from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
-from p2pdist.tracker.epochs import Epochs, Live
-from p2pdist.tracker.fleet import Agent, Fleet
+from p2pdist.telemetry.metrics import JoinAnswer
+from p2pdist.tracker.epochs import VERDICT_WINDOW_SECONDS, Epochs, Live, Steering
+from p2pdist.tracker.fleet import Agent
 from p2pdist.tracker.generation import Generation, Stage
-from p2pdist.tracker.wishes import Claim, Say, Wish, ended, failed
-from p2pdist.wire.messages import Dealt, Ended
+from p2pdist.tracker.slowness import WITNESSES, witnesses_needed
+from p2pdist.tracker.wishes import Claim, Wish, ended, failed
+from p2pdist.wire.messages import Dealt, Ended, Supply
 
 END_SECONDS = 60.0
 STALL_SECONDS = 30.0
 CHECK_SECONDS = 5.0
+SLOWEST_BYTES_A_SECOND = 125_000
 log = get_logger("tracker.relaying")
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a generation brings to the fleet, and where its bytes are on this tracker."""
+    """What a generation brings to the fleet."""
 
     number: int
     digest: Digest
     upstream: str
     repository: str
     private: bool
-    file: PieceFile
+    layout: PieceLayout
 
 
 class Relaying:
-    """All generations. `flush_table` has what changed in the table go before what names slots.
+    """All generations. `again` gets a wish that came too late for a generation that has just ended well."""
 
-    `again` gets a wish that came too late for a generation that has just ended well.
-    """
-
-    def __init__(
-        self,
-        tracker: str,
-        fleet: Fleet,
-        relay: RelayNode,
-        metrics: TrackerMetrics,
-        nursery: trio.Nursery,
-        say: Say,
-        flush_table: Callable[[], None],
-        again: Callable[[Wish], None],
-    ) -> None:
-        self._tracker = tracker
-        self._fleet = fleet
-        self._relay = relay
-        self._metrics = metrics
-        self._nursery = nursery
-        self._say = say
+    def __init__(self, steering: Steering, again: Callable[[Wish], None]) -> None:
+        self._tracker = steering.tracker
+        self._fleet = steering.fleet
+        self._relay = steering.relay
+        self._metrics = steering.metrics
+        self._nursery = steering.nursery
+        self._say = steering.say
         self._again = again
-        self._epochs = Epochs(tracker, fleet, relay, metrics, nursery, say, flush_table, self._end_if_done)
+        self._epochs = Epochs(steering, self._made, self._end_hopeless)
         self._live: dict[Digest, Live] = {}
         self._numbers: dict[int, Live] = {}
 
@@ -78,42 +66,55 @@ class Relaying:
         """The joins that wait for an epoch."""
         for live in self._live.values():
             yield from live.wishes
-            yield from live.late
 
     # Beginning and entering.
 
-    def open(self, subject: Subject, claim: Claim, fetch: trio.CancelScope | None = None) -> Live:
-        """Begin a generation: the size is known, so whoever waited enters.
+    def open(self, subject: Subject, file: PieceFile, claim: Claim, fetch: trio.CancelScope | None = None) -> Live:
+        """Begin a generation that this tracker deals from `file`: the size is known, so whoever waited enters.
 
         Raises `Unavailable` when no descriptor is left; the wishes then still wait.
         """
-        layout, number = subject.file.layout, subject.number
-        by_offer = any(wish.join.held.strip(b"\0") for wish in claim.peek())
-        generation = Generation(
-            number,
-            subject.digest,
-            subject.upstream,
-            subject.repository,
-            layout,
-            subject.private,
-            self._tracker,
-            by_offer=by_offer,
-        )
-        spec = TransferSpec(number, subject.digest, layout, subject.file, subject.private, generation.fan, by_offer)
+        generation = self._generation(subject, claim)
+        spec = TransferSpec(subject.number, subject.digest, subject.layout, file, subject.private, generation.fan)
         try:
             counts = self._relay.open(spec).counts
         except OSError as error:
             raise Unavailable(f"the tracker can't begin to relay {subject.digest}: {error.strerror}") from error
-        live = Live(generation, counts, fetch)
-        self._live[subject.digest] = self._numbers[number] = live
+        return self._begin(Live(generation, counts, fetch), claim)
+
+    def open_held(
+        self, subject: Subject, supply: Supply, metainfo: Metainfo, holders: list[Agent], claim: Claim
+    ) -> Live:
+        """Begin a generation that agents deal which hold the blob; whoever waited enters."""
+        generation = self._generation(subject, claim)
+        for agent in holders:
+            generation.add_holder(agent.node, self._epochs.zone(agent.node))
+        return self._begin(Live(generation, Counts(), metainfo=metainfo, supply=supply), claim)
+
+    def _generation(self, subject: Subject, claim: Claim) -> Generation:
+        return Generation(
+            subject.number,
+            subject.digest,
+            subject.upstream,
+            subject.repository,
+            subject.layout,
+            subject.private,
+            self._tracker,
+            by_offer=any(wish.join.held.strip(b"\0") for wish in claim.peek()),
+        )
+
+    def _begin(self, live: Live, claim: Claim) -> Live:
+        generation = live.generation
+        self._live[generation.digest] = self._numbers[generation.number] = live
         self._metrics.generations_live.set(len(self._live))
         log.info(
             "generation_began",
-            digest=subject.digest,
-            size_bytes=layout.size_bytes,
-            upstream=subject.upstream,
-            repository=subject.repository,
-            private=subject.private,
+            digest=generation.digest,
+            size_bytes=generation.layout.size_bytes,
+            upstream=generation.upstream,
+            repository=generation.repository,
+            private=generation.private,
+            holders=len(generation.holders),
         )
         for wish in claim.take():
             self.enter(live, wish)
@@ -129,7 +130,7 @@ class Relaying:
             except P2PDistError as error:
                 self.refuse(wish, error)
                 return
-        live.generation.join(wish.node, held)
+        live.generation.join(wish.node, held, self._epochs.zone(wish.node))
         live.wishes.append(wish)
         self._epochs.plan(live)
 
@@ -149,6 +150,10 @@ class Relaying:
         generation = live.generation
         wanted = [*PieceSet.from_bytes(generation.layout.count, missing)]
         log.info("fill_wanted", digest=generation.digest, agent=agent.member.name, pieces=len(wanted))
+        if live.supply is not None:
+            wanting = len((generation.members | generation.guests) - generation.done)
+            for dealer in generation.dealers_of(agent.node, wanted):
+                self._find_silent(agent, dealer, min(wanting, WITNESSES))
         self._epochs.order(live, generation.lacking(agent.node, wanted))
 
     def left(self, agent: Agent, number: int, reason: str) -> None:
@@ -159,29 +164,91 @@ class Relaying:
         live.generation.finished(agent.node)
         if reason:
             log.info("member_gave_up", digest=live.generation.digest, agent=agent.member.name, reason=reason)
-            self._drop_member(live, agent.node)
+            self._drop(live, agent.node)
         self._end_if_done(live)
 
     def lagging(self, agent: Agent, node: str) -> None:
-        """An agent says that pieces go more slowly to `node` than to others; when several do, it becomes a leaf."""
-        slowness = self._epochs.slowness
-        if slowness.report(agent.node, node, len(self._fleet), trio.current_time()):
+        """An agent says that pieces go more slowly to `node` than to others; when several do, it becomes a leaf.
+
+        Nobody is called slow while fills fill its link.
+        """
+        shared = [each.generation for each in self._live.values() if node in each.generation.members]
+        if not shared or any(generation.is_being_filled(node) for generation in shared):
+            return
+        needed = witnesses_needed(max(len(each.members) for each in shared), shared[0].fan)
+        if self._epochs.slowness.lags(agent.node, node, needed, trio.current_time()):
             log.info("agent_is_slow", node=node, said_by=agent.member.name)
             for live in self._live.values():
                 if node in live.generation.members and live.generation.stage is Stage.DEALING:
+                    self._epochs.plan(live, VERDICT_WINDOW_SECONDS)
+
+    def silent(self, agent: Agent, node: str) -> None:
+        """An agent says that `node` gives no sign of life; when several do, relays go on without it."""
+        lives = [each for each in self._live.values() if node in each.generation.members | each.generation.guests]
+        if lives:
+            most = max(len(each.generation.members) for each in lives)
+            self._find_silent(agent, node, min(WITNESSES, witnesses_needed(most, lives[0].generation.fan)))
+
+    def _find_silent(self, agent: Agent, node: str, needed: int) -> None:
+        if self._fleet.get(node) is None:
+            return
+        if self._epochs.slowness.silent(agent.node, node, needed, trio.current_time()):
+            log.warning("agent_is_silent", node=node, said_by=agent.member.name)
+            for live in list(self._live.values()):
+                if live.generation.leave_out(node) and live.generation.stage is Stage.DEALING:
+                    self._epochs.plan(live)
+                self._epochs.replace_dealer(live, node)
+
+    def is_silent(self, node: str) -> bool:
+        """Whether an agent gives no sign of life, so that nobody is to rely on it."""
+        return self._epochs.slowness.is_silent(node)
+
+    def heard(self, node: str) -> None:
+        """An agent gave a sign of life; whoever was left out for want of one is taken in again."""
+        if self._epochs.slowness.heard(node):
+            log.info("agent_is_back", node=node)
+            for live in self._live.values():
+                if live.generation.take_back(node):
                     self._epochs.plan(live)
 
     def disconnected(self, node: str) -> None:
         """An agent's connection broke: relays go on without it."""
+        self._epochs.slowness.heard(node)
         for live in list(self._live.values()):
             live.wishes = [wish for wish in live.wishes if wish.node != node]
-            live.late = [wish for wish in live.late if wish.node != node]
-            self._drop_member(live, node)
+            self._drop(live, node)
             self._end_if_done(live)
 
-    def _drop_member(self, live: Live, node: str) -> None:
+    def began(self, node: str, number: int, epoch: int, dealt: bytes) -> None:
+        """A holder deals over a ring; raises `InvalidInput` for a bitmap of the wrong length."""
+        live = self._numbers.get(number)
+        if live is not None and node in live.generation.holders:
+            pieces = PieceSet.from_bytes(live.generation.layout.count, dealt)
+            self._epochs.order(live, live.generation.began(epoch, pieces))
+
+    def deals_done(self, node: str, number: int) -> None:
+        """All that a holder dealt is acknowledged."""
+        live = self._numbers.get(number)
+        if live is not None:
+            live.dealing.discard(node)
+            self._dealt_if_done(live)
+
+    def _drop(self, live: Live, node: str) -> None:
         if live.generation.leave(node):
             self._epochs.plan(live)
+        self._epochs.replace_dealer(live, node)
+        self._dealt_if_done(live)
+
+    def _made(self, live: Live) -> None:
+        """An epoch was made."""
+        self._dealt_if_done(live)
+        self._end_if_done(live)
+
+    def _dealt_if_done(self, live: Live) -> None:
+        """Where holders deal: everything is dealt when nobody has a share left."""
+        waits = live.dealing or live.generation.waiting or live.epoch_planned
+        if live.supply is not None and live.metainfo is not None and not waits:
+            self._all_dealt(live, live.metainfo)
 
     # What the relay says.
 
@@ -228,13 +295,7 @@ class Relaying:
         live.fetch = None
         live.note_move()
         self._relay.watch(live.generation.number)
-        self._answer_late(live)
         self._end_if_done(live)
-
-    def _answer_late(self, live: Live) -> None:
-        late, live.late = live.late, []
-        for wish in late:
-            self._again(wish)
 
     def _all_dealt(self, live: Live, metainfo: Metainfo) -> None:
         generation = live.generation
@@ -242,22 +303,32 @@ class Relaying:
             return
         generation.stage = Stage.DEALT
         log.info("generation_dealt", digest=generation.digest, members=len(generation.members))
-        for node in generation.members:
+        for node in generation.members | generation.guests:
             self._say(node, Dealt(generation.number, metainfo.info_hash))
         self._nursery.start_soon(self._end_at_last, live)
         self._end_if_done(live)
 
     async def _end_at_last(self, live: Live) -> None:
-        """A member that neither finishes nor leaves doesn't keep a generation for ever."""
-        with trio.move_on_after(END_SECONDS):
-            await live.released.wait()
-        self._end(live, Ended(live.generation.number))
+        """A member that neither finishes nor leaves doesn't keep a generation for ever, counted from its last fill."""
+        seconds = END_SECONDS + live.generation.layout.size_bytes / SLOWEST_BYTES_A_SECOND
+        while live.generation.stage is not Stage.ENDED:
+            left = live.moved[1] + seconds - trio.current_time()
+            if left <= 0:
+                self._end(live, Ended(live.generation.number))
+                return
+            with trio.move_on_after(left):
+                await live.released.wait()
 
     def _end_if_done(self, live: Live) -> None:
         """End what is all here when nobody waits for it any more; a fetch goes on without members, into the store."""
         generation = live.generation
         if live.metainfo is not None and (generation.deserted or generation.all_done):
             self._end(live, Ended(generation.number))
+
+    def _end_hopeless(self, live: Live) -> None:
+        """Nobody is left who could deal: whoever still wants the blob asks anew, and gets another way."""
+        log.warning("holders_gone", digest=live.generation.digest)
+        self._end(live, Ended(live.generation.number))
 
     def fail(self, live: Live, error: P2PDistError) -> None:
         """End a generation badly: its pieces mustn't be served."""
@@ -276,18 +347,18 @@ class Relaying:
             return
         generation.stage = Stage.ENDED
         del self._live[generation.digest], self._numbers[generation.number]
-        self._relay.close(generation.number)
+        if live.supply is None:
+            self._relay.close(generation.number)
         self._count(live)
         if live.fetch is not None:
             live.fetch.cancel()
         live.released.set()
         self._metrics.generations_live.set(len(self._live))
-        for node in generation.took_part:
+        for node in generation.took_part | live.supplied:
             self._say(node, word)
         wishes, live.wishes = live.wishes, []
         for wish in wishes:
             self._again(wish)
-        self._answer_late(live)
 
     async def watch_stalls(self) -> None:
         """Let nobody wait for a deal that doesn't move although every piece is here."""
@@ -299,6 +370,8 @@ class Relaying:
 
     def _check(self, live: Live, now: float) -> None:
         generation, sent = live.generation, live.counts.sent_bytes
+        if live.supply is not None:
+            return
         if generation.stage is not Stage.DEALING or live.metainfo is None or sent != live.moved[0]:
             live.moved = (sent, now)
         elif now - live.moved[1] >= STALL_SECONDS:

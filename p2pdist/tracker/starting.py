@@ -16,15 +16,19 @@ from p2pdist.core.errors import Denied, DigestInvalid, P2PDistError, ProtocolErr
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout
 from p2pdist.pki.vouch import Signer
+from p2pdist.relay.spans import DEFAULT_FAN
+from p2pdist.relay.whole import WholeFile, sign_whole
 from p2pdist.store import BlobRecord, BlobStore, PartialBlob
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
 from p2pdist.tracker.epochs import Live
+from p2pdist.tracker.fleet import Agent
 from p2pdist.tracker.flights import unexpected
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying, Subject
-from p2pdist.tracker.supply import BATCH_SECONDS, STORE_BATCH, Pipeline, WholeFile, context_of, vouched
+from p2pdist.tracker.supply import BATCH_SECONDS, STORE_BATCH, Pipeline, context_of, vouched
 from p2pdist.tracker.wishes import Claim
+from p2pdist.wire.messages import Supply
 
 log = get_logger("tracker.starting")
 
@@ -80,8 +84,8 @@ class Starting:
             blob = fetch.partial = self._store.begin(
                 digest, layout, private=fetch.private, upstream=upstream, repository=repository
             )
-            subject = Subject(number, digest, upstream, repository, fetch.private, blob)
-            live = fetch.live = trio.from_thread.run_sync(self._relaying.open, subject, claim, scope)
+            subject = Subject(number, digest, upstream, repository, fetch.private, layout)
+            live = fetch.live = trio.from_thread.run_sync(self._relaying.open, subject, blob, claim, scope)
             fetch.pipeline = Pipeline(blob, number, self._signer, lambda pieces: self._relaying.deal(live, pieces))
 
         def sink(data: memoryview) -> None:
@@ -143,9 +147,8 @@ class Starting:
         digest, layout = record.digest, metainfo.layout
         number = secrets.randbits(63)
         with self._store.committed(digest) as blob:
-            file = WholeFile(layout, blob.fd)
-            subject = Subject(number, digest, record.upstream, record.repository, record.private, file)
-            live = self._relaying.open(subject, claim)
+            subject = Subject(number, digest, record.upstream, record.repository, record.private, layout)
+            live = self._relaying.open(subject, WholeFile(layout, blob.fd), claim)
             context = context_of(digest, layout, number)
             try:
                 pieces = await trio.to_thread.run_sync(
@@ -157,6 +160,29 @@ class Starting:
             except Exception as error:
                 log.exception("deal_failed", error, digest=digest)
                 self._relaying.fail(live, unexpected(error))
+
+    async def from_holders(self, record: BlobRecord, metainfo: Metainfo, holders: list[Agent], claim: Claim) -> None:
+        """Have a blob dealt by agents that hold it: this tracker signs its pieces anew, and sends no byte of it.
+
+        Raises `P2PDistError` when no generation began.
+        """
+        self._check_may_travel(record.upstream, record.repository, record.private)
+        digest, layout = record.digest, metainfo.layout
+        number = secrets.randbits(63)
+        context = context_of(digest, layout, number)
+        signatures = await trio.to_thread.run_sync(sign_whole, self._signer, context, metainfo.hashes)
+        subject = Subject(number, digest, record.upstream, record.repository, record.private, layout)
+        supply = Supply(
+            number,
+            str(digest),
+            layout.size_bytes,
+            layout.piece_bytes,
+            DEFAULT_FAN,
+            record.private,
+            self._signer.key_id,
+            signatures,
+        )
+        self._relaying.open_held(subject, supply, metainfo, holders, claim)
 
     def _check_may_travel(self, upstream: str, repository: str, private: bool) -> None:
         if private and not self._encrypted:

@@ -10,7 +10,6 @@ While the origin stands still, whoever started the fetch calls `deal_stale` from
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import ProtocolError
@@ -120,19 +119,3 @@ def vouched(
 def context_of(digest: Digest, layout: PieceLayout, generation: int) -> BlobContext:
     """What the signatures of one generation are about."""
     return BlobContext(digest, layout.size_bytes, layout.piece_bytes, generation)
-
-
-@dataclass(frozen=True, slots=True)
-class WholeFile:
-    """A committed blob as the relay reads it."""
-
-    layout: PieceLayout
-    fd: int
-
-    def has(self, index: int) -> bool:
-        """Every piece is there."""
-        return 0 <= index < self.layout.count
-
-    def write_piece(self, index: int, data: bytes | bytearray | memoryview) -> bool:
-        """Nothing is missing, so nothing is written."""
-        return False

@@ -16,7 +16,7 @@ import msgspec
 
 from p2pdist.core.errors import ProtocolError
 
-VERSION = 1
+VERSION = 2
 CAPABILITIES: tuple[str, ...] = ()
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -62,6 +62,15 @@ class HeldBlob(msgspec.Struct, frozen=True, array_like=True):
     digest: Text
     size_bytes: Size
     private: bool = False
+
+
+class RingInfo(msgspec.Struct, frozen=True, array_like=True):
+    """The ring of one epoch: its members, who deals to it, and the slow members beside it, who aren't in `members`."""
+
+    epoch: Number
+    members: Bitmap
+    dealer: Id
+    leaves: Bitmap = b""
 
 
 # Either way.
@@ -158,7 +167,8 @@ class SizeWanted(Message, frozen=True):
 class Join(Message, frozen=True):
     """The agent wants a blob. `size_bytes` is what a manifest says of it, 0 if unknown.
 
-    `held` is a bitmap of the pieces of `piece_bytes` that it has already, empty if none.
+    `held` is a bitmap of the pieces of `piece_bytes` that it has already, empty if none. `fruitless`: how many ways in
+    a row have brought nothing.
     """
 
     id: Number
@@ -168,6 +178,7 @@ class Join(Message, frozen=True):
     size_bytes: Size = 0
     piece_bytes: Number = 0
     held: Bitmap = b""
+    fruitless: Number = 0
 
 
 class Lacking(Message, frozen=True):
@@ -188,6 +199,26 @@ class Lagging(Message, frozen=True):
     """An agent to which pieces go more slowly than to its siblings."""
 
     node: Id
+
+
+class Silent(Message, frozen=True):
+    """An agent that gives no sign of life although it owes one."""
+
+    node: Id
+
+
+class Began(Message, frozen=True):
+    """The agent deals over this epoch, as it was told by Deal; the newcomers lack what it had `dealt` before."""
+
+    generation: Generation
+    epoch: Number
+    dealt: Bitmap
+
+
+class DealsDone(Message, frozen=True):
+    """All that the agent was told to deal of a generation is acknowledged."""
+
+    generation: Generation
 
 
 class Distrusted(Message, frozen=True):
@@ -255,7 +286,10 @@ class Failed(Message, frozen=True):
 
 
 class RelayPlan(Message, frozen=True):
-    """The answer to Join: the blob is relayed, and the agent is a member from this epoch on."""
+    """The answer to Join: the blob is relayed, and the agent is a member of these rings from now on.
+
+    Whoever gets everything by fills has no ring yet.
+    """
 
     id: Number
     digest: Text
@@ -264,10 +298,7 @@ class RelayPlan(Message, frozen=True):
     generation: Generation
     fan: Number
     private: bool
-    epoch: Number
-    members: Bitmap
-    dealer: Id
-    leaves: Bitmap = b""
+    rings: tuple[RingInfo, ...]
 
 
 class SwarmPlan(Message, frozen=True):
@@ -282,25 +313,51 @@ class SwarmPlan(Message, frozen=True):
 
 
 class Epoch(Message, frozen=True):
-    """A new version of a relay's members, or of a fill's, which has a dealer of its own.
-
-    Members in `leaves`, which aren't in `members`, are slow: they stand beside the ring.
-    """
+    """New rings of a relay, of fills too, which have dealers of their own."""
 
     generation: Generation
-    epoch: Number
-    members: Bitmap
-    dealer: Id
-    leaves: Bitmap = b""
+    rings: tuple[RingInfo, ...]
 
 
 class Fill(Message, frozen=True):
-    """An order to a member: be the dealer of these pieces over this epoch, as soon as you have them."""
+    """An order: be the dealer of these pieces over this ring, each as soon as you have it.
+
+    `by_offer`: members may have them already.
+    """
 
     generation: Generation
-    epoch: Number
-    members: Bitmap
+    ring: RingInfo
     pieces: Bitmap
+    by_offer: bool = False
+
+
+class Supply(Message, frozen=True):
+    """An order to a holder: take part in a generation with the blob that you have.
+
+    `signatures` are the tracker's, of batches of successive pieces, 64 each but the last.
+    """
+
+    generation: Generation
+    digest: Text
+    size_bytes: Size
+    piece_bytes: Number
+    fan: Number
+    private: bool
+    key_id: bytes
+    signatures: tuple[bytes, ...]
+
+
+class Deal(Message, frozen=True):
+    """An order to a holder that supplies: deal these pieces over this ring, in place of the one before it.
+
+    A `share` is what one dealer deals; a ring without members ends it. The answer is Began.
+    """
+
+    generation: Generation
+    share: Number
+    ring: RingInfo
+    pieces: Bitmap
+    by_offer: bool = False
 
 
 class Dealt(Message, frozen=True):
@@ -341,6 +398,8 @@ FromTracker = (
     | SwarmPlan
     | Epoch
     | Fill
+    | Supply
+    | Deal
     | Dealt
     | Ended
     | Expect
@@ -358,6 +417,9 @@ FromAgent = (
     | Lacking
     | Left
     | Lagging
+    | Silent
+    | Began
+    | DealsDone
     | Distrusted
 )
 
