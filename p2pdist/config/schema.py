@@ -76,6 +76,7 @@ class TrackerConfig(Section, frozen=True, kw_only=True):
     """The configuration of a tracker."""
 
     state_dir: Path = Path("/var/lib/p2pdist/tracker")
+    zone: Zone | None = None
     lease: Seconds = Seconds(30)
     control: Control = Control()
     relay: TrackerRelay = TrackerRelay()

@@ -147,10 +147,21 @@ class Reactor:
         for transfer in retiring:
             self._retire(transfer)
         for generation in list(self._watched):
-            dealt = self._transfers[generation].shares and not self.engine.undealt(generation)
-            if dealt and not self.engine.unfinished(generation):
+            if self._has_dealt(self._transfers[generation]):
                 self._watched.discard(generation)
                 self._notify(DealsDone(generation))
+
+    def _has_dealt(self, transfer: Transfer) -> bool:
+        """Whether this node has dealt all its shares, and everything is acknowledged."""
+        generation = transfer.spec.generation
+        if not transfer.shares or self.engine.undealt(generation) or self.engine.unfinished(generation):
+            return False
+        everything = range(transfer.spec.layout.count)
+        return all(
+            index in transfer
+            for share in transfer.shares.values()
+            for index in (everything if share.pieces is None else share.pieces)
+        )
 
     def _close(self) -> None:
         with self._door:
@@ -216,23 +227,23 @@ class Reactor:
         if transfer is None:
             return
         old = transfer.shares.pop(number, None)
+        share = Share(ring.epoch, pieces, by_offer)
+        already = [index for index in range(transfer.spec.layout.count) if share.has(index) and index in transfer]
+        waiting = set(already) if old is None else set(self.engine.waiting(generation, old.epoch))
+        dealt = tuple(index for index in already if index not in waiting)
         if not len(ring):
             if old is not None:
                 self.engine.stop_dealing(generation, old.epoch)
-            return
-        share = transfer.shares[number] = Share(ring.epoch, pieces, by_offer)
-        already = [index for index in range(transfer.spec.layout.count) if share.has(index) and index in transfer]
-        if old is None:
+        elif old is None:
             self.engine.start_dealing(generation, ring)
             for index in already:
                 self.engine.deal(generation, ring.epoch, index, by_offer)
-            dealt: list[int] = []
         else:
-            waiting = set(self.engine.waiting(generation, old.epoch))
-            dealt = [index for index in already if index not in waiting]
             self.engine.replace_dealing(generation, old.epoch, ring)
-        self._connect_along(transfer, ring)
-        self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
+        if len(ring):
+            transfer.shares[number] = share
+            self._connect_along(transfer, ring)
+        self._notify(EpochBegan(generation, ring.epoch, dealt))
 
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
         """Deal pieces (index, hash, vouch) that the file has, now or when somebody is to be dealt them."""
@@ -240,11 +251,9 @@ class Reactor:
         if transfer is None:
             return
         for index, hash_, vouch in pieces:
-            transfer.vouch_for(index, hash_, vouch)
-            for share in transfer.shares.values():
-                if share.has(index):
-                    self.engine.deal(generation, share.epoch, index, share.by_offer)
-            self._deal_deferred(transfer, index)
+            if index not in transfer:
+                transfer.vouch_for(index, hash_, vouch)
+                self._deal_arrived(transfer, index)
 
     def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
@@ -282,7 +291,13 @@ class Reactor:
         else:
             transfer.end()
 
-    def _deal_deferred(self, transfer: Transfer, index: int) -> None:
+    def _deal_arrived(self, transfer: Transfer, index: int) -> None:
+        """A piece can be dealt from now on: to whom shares and fills say."""
+        if not transfer.shares and not transfer.deferred:
+            return
+        for share in transfer.shares.values():
+            if share.has(index):
+                self.engine.deal(transfer.spec.generation, share.epoch, index, share.by_offer)
         for epoch, by_offer in transfer.deferred.pop(index, ()):
             self.engine.deal(transfer.spec.generation, epoch, index, by_offer)
 
@@ -405,12 +420,16 @@ class Reactor:
         self.engine.admit(
             session.node, frame.generation, frame.piece, frame.epoch, frame.root, frame.span, offered=True
         )
-        transfer.adopt(self._verifier, frame.piece, frame.hash, frame.vouch)
+        if frame.piece not in transfer:
+            transfer.adopt(self._verifier, frame.piece, frame.hash, frame.vouch)
+            if frame.piece in transfer:
+                self._deal_arrived(transfer, frame.piece)
         offer = Offer(self.me, frame.tag, frame.generation, frame.piece, frame.epoch, frame.root, frame.span)
         self.engine.offered(session.node, offer)
 
     def _take_piece(self, session: Session, transfer: Transfer, frame: PieceFrame, data: memoryview) -> None:
         generation = transfer.spec.generation
+        known = frame.piece in transfer
         try:
             new = transfer.accept(self._verifier, frame, data)
         except ProtocolError as error:
@@ -429,7 +448,8 @@ class Reactor:
             transfer.counts.relayed_bytes += len(data)
         arrived = Push(self.me, frame.tag, generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered)
         self.engine.pushed(session.node, arrived)
-        self._deal_deferred(transfer, frame.piece)
+        if not known:
+            self._deal_arrived(transfer, frame.piece)
 
     # Actions out.
 

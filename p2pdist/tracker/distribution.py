@@ -49,13 +49,14 @@ class Distribution:
         flush_table: Callable[[], None],
         encrypted: bool,
         zone_of: Callable[[str], str],
+        home: str,
     ) -> None:
         self._fleet = fleet
         self._store = store
         self._origins = origins
         self._metrics = metrics
         self._nursery = nursery
-        steering = Steering(tracker, fleet, relay, metrics, nursery, say, flush_table, zone_of)
+        steering = Steering(tracker, fleet, relay, metrics, nursery, say, flush_table, zone_of, home)
         self.relaying = Relaying(steering, self._decide)
         self._swarming = Swarming(fleet, metrics, say)
         self._starting = Starting(store, origins, signer, self.relaying, metrics, encrypted)

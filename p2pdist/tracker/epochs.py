@@ -1,6 +1,6 @@
 """Rings and fills of the generations under way: planned in batches, told to the agents, put to the dealers."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -54,7 +54,7 @@ class Live:
 class Steering:
     """What it takes to steer relays. `flush_table` has what changed in the table go before what names slots.
 
-    `zone_of` is the zone that a label of an agent's means for deals.
+    `zone_of` is the zone that a label of an agent's means for deals, `home` the tracker's own, "" when it isn't known.
     """
 
     tracker: str
@@ -65,6 +65,7 @@ class Steering:
     say: Say
     flush_table: Callable[[], None]
     zone_of: Callable[[str], str]
+    home: str
 
 
 class Epochs:
@@ -120,10 +121,12 @@ class Epochs:
         for node in in_order:
             zones[self.zone(node)].append(node)
         leaves = {zone: self.slowness.leaves(nodes, now) for zone, nodes in zones.items()}
-        shares = generation.next_epoch(in_order, leaves)
+        dealt_share = live.counts.sent_bytes / max(1, generation.layout.size_bytes)
+        shares = generation.next_epoch(in_order, leaves, dealt_share)
         rings: defaultdict[str, list[RingInfo]] = defaultdict(list)
         for share in shares:
-            rings[share.zone].append(self._info(share.ring))
+            if len(share.ring):
+                rings[share.zone].append(self._info(share.ring))
         for wish in wishes:
             self._answer(live, wish, tuple(rings[self.zone(wish.node)]))
         answered = {wish.node for wish in wishes}
@@ -134,6 +137,13 @@ class Epochs:
                     self._with.say(node, epoch)
         for share in shares:
             self.deal(live, share)
+
+    def home(self) -> str:
+        """Where the tracker deals to first: its own zone, or that of most agents."""
+        if self._with.home:
+            return self._with.home
+        zones = Counter(self._with.zone_of(agent.member.zone) for agent in self._with.fleet.agents())
+        return zones.most_common(1)[0][0] if zones else ""
 
     def zone(self, node: str) -> str:
         """The zone of an agent as far as deals go."""
@@ -158,28 +168,41 @@ class Epochs:
             self._with.say(wish.node, Dealt(generation.number, live.metainfo.info_hash))
 
     def deal(self, live: Live, share: Share) -> None:
-        """Put a share to its dealer, and have its members know the ring if they don't."""
+        """Put a share to its dealer."""
         number, count, ring = live.generation.number, live.generation.layout.count, share.ring
+        if live.supply is not None and ring.dealer == self._with.tracker:
+            self._on_hopeless(live)
+            return
+        live.dealing.add(ring.dealer)
         if ring.dealer == self._with.tracker:
             self._with.relay.start_dealing(number, share.number, ring, share.pieces, share.by_offer)
-            if live.metainfo is not None:
-                self._with.relay.watch(number)
+            self._with.relay.watch(number)
             return
         self._supply(live, ring.dealer)
-        live.dealing.add(ring.dealer)
         pieces = share.pieces if share.pieces is not None else PieceSet(count, range(count))
         self._with.say(ring.dealer, Deal(number, share.number, self._info(ring), pieces.to_bytes(), share.by_offer))
+
+    def began(self, live: Live, epoch: int, dealt: Iterable[int]) -> None:
+        """A dealer deals over a ring, or has ended a share that others go on with."""
+        done = tuple(dealt)
+        shares, orders = live.generation.handed_over(epoch, done)
+        self._introduce(live, shares)
+        self.order(live, orders + live.generation.began(epoch, done))
 
     def replace_dealer(self, live: Live, node: str) -> None:
         """Nothing more comes from this dealer: others deal its shares and its fills."""
         live.dealing.discard(node)
         shares, orders = live.generation.dealer_gone(node)
+        self._introduce(live, shares)
+        self.order(live, orders)
+
+    def _introduce(self, live: Live, shares: Iterable[Share]) -> None:
+        """Tell the members of shares who deals, and the dealers what."""
         for share in shares:
             epoch = Epoch(live.generation.number, (self._info(share.ring),))
             for member in (*share.ring.members, *share.ring.leaves):
                 self._with.say(member, epoch)
             self.deal(live, share)
-        self.order(live, orders)
 
     def order(self, live: Live, orders: list[Order]) -> None:
         """Have fills dealt: tell the cohort who deals, and the dealer what."""

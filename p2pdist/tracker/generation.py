@@ -2,10 +2,14 @@
 
 Pure: it decides what is to be said to whom; `relaying` and `epochs` say it.
 
-*Members* stand on a ring: one ring for each zone, so that each zone is dealt a copy of its own and no piece crosses a
-thin link twice. What one dealer deals to one zone is a *share*: all pieces as they come, where the tracker deals; some
-of them, where holders do. Joins that come close together share an epoch: they wait in `waiting` until `next_epoch`
-takes them all in. Whoever joins after the first piece was dealt gets the earlier ones by *fills*.
+*Members* stand on a ring: one ring for each zone, so that no piece crosses the link to a zone twice. What one dealer
+deals to one zone is a *share* of the pieces. Where holders deal, each has some of them. Where the tracker does, it
+deals to its `home` zone, once, and members there deal what they get to the other zones; these it deals to only as long
+as nobody is at home.
+
+Joins that come close together share an epoch: they wait in `waiting` until `next_epoch` takes them all in. Whoever
+joins after the first piece was dealt gets the earlier ones by *fills*. Those fill its link, so that pieces it should
+pass on would come late to others: latecomers are *apart*, beside the ring, as long as they are few.
 
 *Guests* have no ring: all their pieces come by fills. They are those who come when everything has been dealt, or when
 holders are so many that each newcomer can have some for itself; nobody else hears of them.
@@ -32,6 +36,8 @@ MOST_DEALERS = 16
 STRIPE_PIECES = 8
 TRACKER_FILLS_AFTER = 3
 HOLDERS_FOR_A_GUEST = 2
+LATE_SHARE = 0.05
+MEMBERS_FOR_ONE_APART = 8
 
 
 class Stage(Enum):
@@ -83,17 +89,22 @@ class Generation:
     tracker: str
     fan: int = DEFAULT_FAN
     by_offer: bool = False
+    home: str = ""
     holders: set[str] = field(default_factory=set)
     stage: Stage = Stage.DEALING
     members: set[str] = field(default_factory=set)
     guests: set[str] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
+    apart: set[str] = field(default_factory=set)
     took_part: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     waiting: dict[str, PieceSet] = field(default_factory=dict)
     shares: dict[int, Share] = field(default_factory=dict)
     last_epoch: int = 0
     rng: random.Random = field(default_factory=random.Random)
+    _order: tuple[str, ...] = ()
+    _beside_of: dict[str, set[str]] = field(default_factory=dict)
+    _handed: dict[int, tuple[str, dict[str, PieceSet]]] = field(default_factory=dict)
     _last_share: int = 0
     _round: int = 0
     _back: set[str] = field(default_factory=set)
@@ -124,6 +135,7 @@ class Generation:
         self.done.discard(node)
         self.guests.discard(node)
         self.left_out.discard(node)
+        self.apart.discard(node)
         self._asked.pop(node, None)
         was_member = node in self.members
         self.members.discard(node)
@@ -160,6 +172,10 @@ class Generation:
         wanting = len(self.waiting) + len((self.members | self.guests) - self.done)
         return len(self._whole()) >= HOLDERS_FOR_A_GUEST * wanting
 
+    def is_dealt_by(self, node: str, epoch: int) -> bool:
+        """Whether `node` is the dealer of this epoch."""
+        return any(share.ring.dealer == node and share.ring.epoch == epoch for share in self.shares.values())
+
     def is_being_filled(self, node: str) -> bool:
         """Whether `node` came when pieces had been dealt already, and may still be short of them."""
         return self._came.get(node, 0) > 1 and node not in self.done
@@ -178,27 +194,38 @@ class Generation:
 
     # Rings.
 
-    def next_epoch(self, in_order: Sequence[str], leaves: Mapping[str, Sequence[str]] | None = None) -> list[Share]:
+    def next_epoch(
+        self,
+        in_order: Sequence[str],
+        leaves: Mapping[str, Sequence[str]] | None = None,
+        dealt_share: float = 0.0,
+    ) -> list[Share]:
         """Take in all who wait; the shares that have a new ring, one without members when nobody of its zone is left.
 
-        `in_order` are the members and those who wait, by slot; `leaves` the slow ones of each zone.
+        `in_order` are the members and those who wait, by slot; `leaves` the slow ones of each zone; `dealt_share` is
+        how much of the blob has been dealt, about.
         """
         self._arrived(self.waiting)
         newcomers = {node: held for node, held in self.waiting.items() if node in in_order}
         self.waiting.clear()
+        if dealt_share >= LATE_SHARE and MEMBERS_FOR_ONE_APART * len(self.apart | newcomers.keys()) <= len(in_order):
+            self.apart |= newcomers.keys()
+        self._order = tuple(in_order)
         self.members = set(in_order)
         self.guests -= self.members
         self.took_part |= self.members
         by_zone: defaultdict[str, list[str]] = defaultdict(list)
         for node in in_order:
             by_zone[self._zones.get(node, "")].append(node)
-        changed: list[Share] = []
+        changed = self._hand_over(by_zone)
         for zone, nodes in by_zone.items():
-            slow = set(leaves.get(zone, ()) if leaves else ())
+            self._beside_of[zone] = self._beside(nodes, set(leaves.get(zone, ()) if leaves else ()))
             arrivals = {node: newcomers[node] for node in nodes if node in newcomers}
-            changed += self._next_rings(
-                zone, [node for node in nodes if node not in slow], [node for node in nodes if node in slow], arrivals
-            )
+            handed = [epoch for epoch, (to, _) in self._handed.items() if to == zone]
+            if handed:
+                self._handed[handed[0]][1].update(arrivals)
+            else:
+                changed += self._next_rings(zone, arrivals)
         for number, share in list(self.shares.items()):
             if share.zone not in by_zone:
                 del self.shares[number]
@@ -206,26 +233,64 @@ class Generation:
                 changed.append(share)
         return changed
 
-    def _next_rings(
-        self, zone: str, members: list[str], leaves: list[str], arrivals: dict[str, PieceSet]
-    ) -> list[Share]:
+    def _hand_over(self, zones: Iterable[str]) -> list[Share]:
+        """Shares of the tracker's that end because somebody has come to its home, whose members deal from now on.
+
+        Where nothing is left to say, `handed_over` goes on when the tracker has said what it had dealt.
+        """
+        if self.holders or self.home not in zones:
+            return []
+        ended = [
+            share
+            for share in self.shares.values()
+            if share.zone != self.home and share.ring.dealer == self.tracker and share.pieces is None
+        ]
+        for share in ended:
+            del self.shares[share.number]
+            share.ring = self._ring((), self.tracker)
+            self._handed[share.ring.epoch] = (share.zone, {})
+        return ended
+
+    def handed_over(self, epoch: int, dealt: Iterable[int]) -> tuple[list[Share], list[Order]]:
+        """The tracker has ended a share, of which it had `dealt` these: who deals the rest, and what newcomers lack."""
+        zone, arrivals = self._handed.pop(epoch, ("", {}))
+        nodes = [node for node in self._order if node in self.members and self._zones.get(node, "") == zone]
+        if not nodes:
+            return [], []
+        done = set(dealt)
+        left = [index for index in range(self.layout.count) if index not in done]
+        shares = [self._share(zone, dealer, pieces) for dealer, pieces in self._stripes(self._at_home(), left)]
+        for share in shares:
+            share.ring = self._zone_ring(zone, share.ring.dealer)
+        return shares, self._fill_each(arrivals, done)
+
+    def _next_rings(self, zone: str, arrivals: dict[str, PieceSet]) -> list[Share]:
         shares = [share for share in self.shares.values() if share.zone == zone]
+        ring = self._zone_ring(zone, "")
+        members, leaves = ring.members, ring.leaves
         if not shares:
             shares = [self._share(zone, dealer, pieces) for dealer, pieces in self._dealt_by(zone)]
-        elif not arrivals and (shares[0].ring.members, shares[0].ring.leaves) == (tuple(members), tuple(leaves)):
+        elif not arrivals and (shares[0].ring.members, shares[0].ring.leaves) == (members, leaves):
             return []
         for share in shares:
-            share.ring = self._ring(members, share.ring.dealer, leaves)
+            share.ring = self._zone_ring(zone, share.ring.dealer)
             self._arrivals[share.ring.epoch] = arrivals
         return shares
 
     def _dealt_by(self, zone: str) -> list[tuple[str, PieceSet | None]]:
-        """Who deals to a zone, and what: the tracker everything, or some holders their stripes."""
-        if not self.holders:
+        """Who deals to a zone, and what: the tracker everything, or some holders or members their stripes."""
+        if self.holders:
+            return self._stripes(self._near(self.holders, zone), range(self.layout.count))
+        if zone == self.home or not self._at_home():
             return [(self.tracker, None)]
-        count = self.layout.count
-        dealers = self._draw(self._near(self.holders, zone), count)
-        return [(dealer, PieceSet(count, range(number, count, len(dealers)))) for number, dealer in enumerate(dealers)]
+        return self._stripes(self._at_home(), range(self.layout.count))
+
+    def _stripes(self, able: set[str], pieces: Sequence[int]) -> list[tuple[str, PieceSet | None]]:
+        dealers = self._draw(able, len(pieces)) or [self.tracker]
+        return [
+            (dealer, PieceSet(self.layout.count, pieces[number :: len(dealers)]))
+            for number, dealer in enumerate(dealers)
+        ]
 
     def _share(self, zone: str, dealer: str, pieces: PieceSet | None, by_offer: bool = False) -> Share:
         self._last_share += 1
@@ -289,6 +354,8 @@ class Generation:
         for share in [share for share in self.shares.values() if share.ring.dealer == node]:
             del self.shares[share.number]
             able = self._near(self._whole() - {node}, share.zone)
+            if not able and not self.holders:
+                able = self._at_home() - {node} or {self.tracker}
             if able:
                 heir = self._share(share.zone, self.rng.choice(sorted(able)), share.pieces, by_offer=True)
                 heir.ring = self._ring(share.ring.members, heir.ring.dealer, share.ring.leaves)
@@ -330,6 +397,22 @@ class Generation:
         first = min(self._came.get(node, 0) for node in cohort)
         earlier = {node for node in self.members | self.guests if self._came.get(node, 0) < first}
         return self._whole() | earlier
+
+    def _at_home(self) -> set[str]:
+        """The members that the tracker deals to, but for those who came late."""
+        return {node for node in self.members - self.apart if self._zones.get(node, "") == self.home}
+
+    def _zone_ring(self, zone: str, dealer: str) -> Ring:
+        nodes = [node for node in self._order if node in self.members and self._zones.get(node, "") == zone]
+        beside = self._beside_of.get(zone, set())
+        return self._ring(
+            [node for node in nodes if node not in beside], dealer, [node for node in nodes if node in beside]
+        )
+
+    def _beside(self, nodes: Sequence[str], slow: set[str]) -> set[str]:
+        """Who stands beside the ring of a zone; nobody when that would be all."""
+        beside = {node for node in nodes if node in slow or node in self.apart}
+        return beside if len(beside) < len(nodes) else set()
 
     def _near(self, nodes: set[str], zone: str) -> set[str]:
         """Those of `nodes` that are in the zone; all when none is."""

@@ -101,6 +101,7 @@ class Relaying:
             subject.private,
             self._tracker,
             by_offer=any(wish.join.held.strip(b"\0") for wish in claim.peek()),
+            home=self._epochs.home(),
         )
 
     def _begin(self, live: Live, claim: Claim) -> Live:
@@ -220,14 +221,14 @@ class Relaying:
             self._end_if_done(live)
 
     def began(self, node: str, number: int, epoch: int, dealt: bytes) -> None:
-        """A holder deals over a ring; raises `InvalidInput` for a bitmap of the wrong length."""
+        """An agent deals over a ring; raises `InvalidInput` for a bitmap of the wrong length."""
         live = self._numbers.get(number)
-        if live is not None and node in live.generation.holders:
+        if live is not None and live.generation.is_dealt_by(node, epoch):
             pieces = PieceSet.from_bytes(live.generation.layout.count, dealt)
             self._epochs.order(live, live.generation.began(epoch, pieces))
 
     def deals_done(self, node: str, number: int) -> None:
-        """All that a holder dealt is acknowledged."""
+        """All that an agent dealt is acknowledged."""
         live = self._numbers.get(number)
         if live is not None:
             live.dealing.discard(node)
@@ -245,9 +246,9 @@ class Relaying:
         self._end_if_done(live)
 
     def _dealt_if_done(self, live: Live) -> None:
-        """Where holders deal: everything is dealt when nobody has a share left."""
+        """Everything is dealt when nobody has anything of its share left."""
         waits = live.dealing or live.generation.waiting or live.epoch_planned
-        if live.supply is not None and live.metainfo is not None and not waits:
+        if live.metainfo is not None and not waits:
             self._all_dealt(live, live.metainfo)
 
     # What the relay says.
@@ -258,11 +259,12 @@ class Relaying:
             case EpochBegan(number, epoch, dealt):
                 live = self._numbers.get(number)
                 if live is not None:
-                    self._epochs.order(live, live.generation.began(epoch, dealt))
+                    self._epochs.began(live, epoch, dealt)
             case DealsDone(number):
                 live = self._numbers.get(number)
-                if live is not None and live.metainfo is not None and not live.generation.waiting:
-                    self._all_dealt(live, live.metainfo)
+                if live is not None:
+                    live.dealing.discard(self._tracker)
+                    self._dealt_if_done(live)
             case TransferFailed(number, error):
                 live = self._numbers.get(number)
                 if live is not None:
@@ -294,7 +296,7 @@ class Relaying:
         live.metainfo = metainfo
         live.fetch = None
         live.note_move()
-        self._relay.watch(live.generation.number)
+        self._dealt_if_done(live)
         self._end_if_done(live)
 
     def _all_dealt(self, live: Live, metainfo: Metainfo) -> None:
