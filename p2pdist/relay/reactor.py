@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.core.errors import ProtocolError, StoreError
 from p2pdist.pki.vouch import Verifier
+from p2pdist.relay.dealer import Dealer
 from p2pdist.relay.engine import Ack, Action, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.frames import (
     Kind,
@@ -48,7 +49,7 @@ from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import Switchboard
-from p2pdist.relay.transfer import Outgoing, Share, Transfer
+from p2pdist.relay.transfer import Outgoing, Transfer
 from p2pdist.telemetry.logging import get_logger
 
 TICK_SECONDS = 0.1
@@ -73,6 +74,7 @@ class Reactor:
         self._verifier = verifier
         self._notify = notify
         self._transfers: dict[int, Transfer] = {}
+        self._dealers: dict[int, Dealer] = {}
         self._retiring: list[Transfer] = []
         self._watched: set[int] = set()
         self._parking = ParkingLot()
@@ -147,8 +149,7 @@ class Reactor:
         for transfer in retiring:
             self._retire(transfer)
         for generation in list(self._watched):
-            dealt = self._transfers[generation].shares and not self.engine.undealt(generation)
-            if dealt and not self.engine.unfinished(generation):
+            if self._dealers[generation].finished:
                 self._watched.discard(generation)
                 self._notify(DealsDone(generation))
 
@@ -180,6 +181,7 @@ class Reactor:
             return
         self._transfers[generation] = transfer
         self._closed.discard(generation)
+        self._dealers[generation] = Dealer(self.engine, generation, transfer.spec.layout.count, transfer)
         self.engine.open(generation, transfer, transfer.spec.layout.piece_bytes, transfer.spec.fan)
 
     def add_ring(self, generation: int, ring: Ring) -> None:
@@ -215,22 +217,9 @@ class Reactor:
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        old = transfer.shares.pop(number, None)
-        if not len(ring):
-            if old is not None:
-                self.engine.stop_dealing(generation, old.epoch)
+        dealt = self._dealers[generation].start(number, ring, pieces, by_offer)
+        if dealt is None:
             return
-        share = transfer.shares[number] = Share(ring.epoch, pieces, by_offer)
-        already = [index for index in range(transfer.spec.layout.count) if share.has(index) and index in transfer]
-        if old is None:
-            self.engine.start_dealing(generation, ring)
-            for index in already:
-                self.engine.deal(generation, ring.epoch, index, by_offer)
-            dealt: list[int] = []
-        else:
-            waiting = set(self.engine.waiting(generation, old.epoch))
-            dealt = [index for index in already if index not in waiting]
-            self.engine.replace_dealing(generation, old.epoch, ring)
         self._connect_along(transfer, ring)
         self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
 
@@ -241,23 +230,15 @@ class Reactor:
             return
         for index, hash_, vouch in pieces:
             transfer.vouch_for(index, hash_, vouch)
-            for share in transfer.shares.values():
-                if share.has(index):
-                    self.engine.deal(generation, share.epoch, index, share.by_offer)
-            self._deal_deferred(transfer, index)
+            self._dealers[generation].supplied(index)
 
     def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        self.engine.start_dealing(generation, ring)
+        self._dealers[generation].fill(ring, indices, by_offer)
         self._connect_along(transfer, ring)
-        for index in indices:
-            if index in transfer:
-                self.engine.deal(generation, ring.epoch, index, by_offer)
-            else:
-                transfer.deferred.setdefault(index, []).append((ring.epoch, by_offer))
 
     def watch(self, generation: int) -> None:
         """Say `DealsDone` when nothing of this generation waits for us or for an acknowledgement."""
@@ -271,6 +252,7 @@ class Reactor:
             return
         self._closed.add(generation)
         self._watched.discard(generation)
+        del self._dealers[generation]
         self.engine.close(generation)
         self.switchboard.drop_generation(generation)
         self._retire(transfer)
@@ -281,10 +263,6 @@ class Reactor:
             self._retiring.append(transfer)
         else:
             transfer.end()
-
-    def _deal_deferred(self, transfer: Transfer, index: int) -> None:
-        for epoch, by_offer in transfer.deferred.pop(index, ()):
-            self.engine.deal(transfer.spec.generation, epoch, index, by_offer)
 
     def _connect_along(self, transfer: Transfer, ring: Ring) -> None:
         """Have links to all that this node may send to before there is anything to send."""
@@ -429,7 +407,7 @@ class Reactor:
             transfer.counts.relayed_bytes += len(data)
         arrived = Push(self.me, frame.tag, generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered)
         self.engine.pushed(session.node, arrived)
-        self._deal_deferred(transfer, frame.piece)
+        self._dealers[generation].received(frame.piece)
 
     # Actions out.
 
