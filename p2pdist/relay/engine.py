@@ -192,7 +192,7 @@ class Engine:
         """Learn the members of an epoch.
 
         Members that have become leaves lose the spans that they were given: their heirs offer them on, so that nobody
-        waits for a slow uplink.
+        waits for a slow uplink, nor for an acknowledgement over a slow downlink.
         """
         state = self._generations[generation]
         if ring.epoch in state.rings:
@@ -207,7 +207,7 @@ class Engine:
         for leaf in ring.leaves:
             for tag in sorted(self._tags_of.get(leaf, ())):
                 pending = self._pending[tag]
-                if pending.generation == generation and pending.span:
+                if pending.generation == generation and (pending.span or pending.duty.parent is not None):
                     self._relieve(tag, pending)
 
     def knows(self, generation: int, epoch: int) -> bool:
@@ -442,7 +442,7 @@ class Engine:
             node = ring.at(rank)
             if node not in self._down and node not in unwilling and node != self.me:
                 pending = _Pending(node, what.generation, what.index, ring, what.root, rank, span, duty, by_offer)
-                if not span or node not in slow or duty.parent is None:
+                if node not in slow or duty.parent is None:
                     self._put(pending)
                     return
                 pending.span, pending.duty = 0, _nobody()

@@ -10,9 +10,8 @@ import msgspec
 import trio
 from prometheus_client import CollectorRegistry
 
-from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput
-from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.core.pieces import PieceLayout
 from p2pdist.telemetry.metrics import AgentMetrics
 from simulations.emulation.arrivals import waves
 from simulations.emulation.bound import bounds_of
@@ -90,7 +89,7 @@ class Run:
         node = self._add(TRACKER, scenario.tracker)
         node.paced = Variant.PACED_DEALS in options.variants
         warm = scenario.start == "warm"
-        self.tracker = Tracker(events, node, blobs, warm, self.origin, options, self._held_by, nursery)
+        self.tracker = Tracker(events, node, blobs, warm, self.origin, options, nursery)
         self.pulls = Pulls(events, blobs, scenario.client.parallel, rate, self._on_done)
         metrics, rings = AgentMetrics(CollectorRegistry()), Rings(self.tracker.node_at)
         for group in scenario.hosts:
@@ -138,9 +137,6 @@ class Run:
             self.totals,
         )
         return node
-
-    def _held_by(self, name: str, digest: Digest) -> PieceSet:
-        return self.agents[name].files[str(digest)].pieces
 
     def _expected(self) -> float:
         """What the bound says of a fleet that asks at once."""

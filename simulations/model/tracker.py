@@ -15,7 +15,6 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from p2pdist.core.digest import Digest
-from p2pdist.core.pieces import PieceSet
 from p2pdist.pki.vouch import KEY_ID_BYTES, MAX_BATCH
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
@@ -65,7 +64,6 @@ from simulations.model.variants import LateLeaves, Variant
 LEASE_SECONDS = 30.0
 COPY_PER: Level = "region"
 _ORIGIN_SECONDS = 0.003
-_CATCH_UP_SECONDS = 0.25
 _ADDRESS = Endpoint("10.77.123.123", 7501)
 _SIGNATURE = bytes(64)
 
@@ -90,14 +88,6 @@ class _Relaying(Relaying):
             self._rings += live.generation.last_epoch
         super()._end(live, word)
 
-    def take_in(self, held_by: Callable[[str, Digest], PieceSet]) -> None:
-        """Have those who have caught up stand on the rings."""
-        for live in self._live.values():
-            generation = live.generation
-            assert isinstance(generation, LateLeaves)
-            if generation.take_in(lambda node, digest=generation.digest: held_by(node, digest)):  # type: ignore[misc]
-                self._epochs.plan(live)
-
     def all_rings(self) -> int:
         """How many rings were made, those of fills and of generations under way included."""
         return self._rings + sum(live.generation.last_epoch for live in self._live.values())
@@ -108,7 +98,7 @@ class _Relaying(Relaying):
 
 
 class Tracker:
-    """The tracker's process, on `node`. `held_by(name, digest)` looks into an agent, for a variant."""
+    """The tracker's process, on `node`."""
 
     def __init__(
         self,
@@ -118,7 +108,6 @@ class Tracker:
         warm: bool,
         origin: Origin,
         options: Options,
-        held_by: Callable[[str, Digest], PieceSet],
         nursery: trio.Nursery,
     ) -> None:
         self._events = events
@@ -126,7 +115,6 @@ class Tracker:
         self._stored = set(self._blobs) if warm else set[Digest]()
         self._known = set(self._stored)
         self._origin = origin
-        self._held_by = held_by
         self._fan = options.fan
         self._slots: dict[int, str] = {}
         self._numbers = count(1 << 62)
@@ -144,8 +132,6 @@ class Tracker:
         node.on_notice = self._notice
         for task in (self._table.run, self._leases.watch, self.relaying.watch_stalls):
             nursery.start_soon(task)
-        if Variant.LATE_LEAVES in options.variants:
-            self._take_in()
 
     # Who is there.
 
@@ -303,9 +289,4 @@ class Tracker:
             signatures,
         )
         self.relaying.open_held(subject, supply, blob.metainfo, holders, Claim(self._undecided, blob.digest))
-        self._events.pause()
-
-    def _take_in(self) -> None:
-        self._events.after(_CATCH_UP_SECONDS, self._take_in)
-        self.relaying.take_in(self._held_by)
         self._events.pause()
