@@ -4,9 +4,9 @@ import trio
 
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.relays import Membership
-from p2pdist.agent.sources import GAP_PIECES, Clock, Progress, Verdict, Way, judge
+from p2pdist.agent.sources import Clock, Progress, Verdict, Way, judge, overdue
 from p2pdist.core.errors import BlobUnknown, DigestInvalid, P2PDistError, Unavailable
-from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.core.pieces import PieceLayout
 from p2pdist.store import PartialBlob
 from p2pdist.wire.messages import Lacking, RelayPlan
 
@@ -45,7 +45,7 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
         )
         if verdict is Verdict.SAY_LACKING:
             lacking_at, lacking_tries = now, lacking_tries + 1
-            control.say(Lacking(membership.generation, _overdue(partial, membership.dealt)))
+            control.say(Lacking(membership.generation, overdue(partial.pieces, membership.dealt).to_bytes()))
         elif verdict is Verdict.RESCUE:
             raise Unavailable("the relay brings nothing more")
 
@@ -78,11 +78,3 @@ def _check_end(membership: Membership) -> None:
     error = DigestInvalid(ended.message) if ended.code == DigestInvalid.oci_code else Unavailable(ended.message)
     error.oci_code, error.http_status = ended.code, ended.status or error.http_status
     raise error
-
-
-def _overdue(partial: PartialBlob, everything: bool) -> bytes:
-    """The bitmap of missing pieces: all of them, or those well before the newest one that came."""
-    pieces = partial.pieces
-    newest = max(pieces, default=0)
-    missing = pieces.missing()
-    return PieceSet(pieces.count, [index for index in missing if everything or index + GAP_PIECES < newest]).to_bytes()

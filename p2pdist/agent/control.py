@@ -32,6 +32,7 @@ from p2pdist.wire.messages import (
     Left,
     ManifestIs,
     Message,
+    Probe,
     RelayPlan,
     SizeIs,
     SwarmPlan,
@@ -290,6 +291,8 @@ class ControlLink:
                     raise farewell(message)
                 case Beat():
                     continue
+                case Probe():
+                    self.say(Beat())
                 case RelayPlan(id_, generation=generation):
                     if id_ in self._questions:
                         self._listener.message(message)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.relay.dealing import Lane
 from p2pdist.relay.node import RelayNode, Ticket
 from p2pdist.relay.notices import BadPiece, EpochBegan, Notice, PeerLags, PeerSilent, StoodStill, TransferFailed
 from p2pdist.relay.notices import DealsDone as DealsAcknowledged
@@ -246,14 +247,16 @@ class Relays:
             case Epoch(_, rings):
                 for ring in [self._ring(info) for info in rings]:
                     self._learn(generation, ring)
-            case Fill(_, info, pieces, by_offer):
+            case Fill(_, info, pieces, by_offer, lane, lanes):
                 wanted = [*PieceSet.from_bytes(part.layout.count, pieces)]
                 fill = self._ring(info)
-                self._step(generation, lambda: self._relay.start_fill(generation, fill, wanted, by_offer))
-            case Deal(_, share, info, pieces, by_offer):
+                self._step(
+                    generation, lambda: self._relay.start_fill(generation, fill, wanted, by_offer, Lane(lane, lanes))
+                )
+            case Deal(_, share, info, pieces, by_offer, lane, lanes):
                 dealt = [*PieceSet.from_bytes(part.layout.count, pieces)]
                 deal = self._ring(info)
-                self._step(generation, lambda: self._deal(generation, share, deal, dealt, by_offer))
+                self._step(generation, lambda: self._deal(generation, share, deal, dealt, by_offer, Lane(lane, lanes)))
             case Dealt():
                 part.dealt = True
             case Ended():
@@ -317,8 +320,8 @@ class Relays:
     def _learn(self, generation: int, ring: Ring) -> None:
         self._step(generation, lambda: self._relay.add_ring(generation, ring))
 
-    def _deal(self, generation: int, share: int, ring: Ring, pieces: list[int], by_offer: bool) -> None:
-        self._relay.start_dealing(generation, share, ring, pieces, by_offer)
+    def _deal(self, generation: int, share: int, ring: Ring, pieces: list[int], by_offer: bool, lane: Lane) -> None:
+        self._relay.start_dealing(generation, share, ring, pieces, by_offer, lane)
         self._relay.watch(generation)
 
     def _end(self, membership: Membership, ended: Ended) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, P2PDistError, StoreError, Unavailable
+from p2pdist.core.pieces import PieceSet
 
 OVERDUE_SECONDS = 1.0
 GAP_SECONDS = 10.0
@@ -84,6 +85,14 @@ def judge(progress: Progress) -> Verdict:
         return Verdict.RESCUE
     ago = progress.said_lacking_seconds_ago
     return Verdict.SAY_LACKING if ago is None or ago >= OVERDUE_SECONDS else Verdict.WAIT
+
+
+def overdue(pieces: PieceSet, everything_dealt: bool) -> PieceSet:
+    """The pieces to ask for: all that are missing of what was dealt, or those well before the newest one that came."""
+    newest = max(pieces, default=0)
+    return PieceSet(
+        pieces.count, (index for index in pieces.missing() if everything_dealt or index + GAP_PIECES < newest)
+    )
 
 
 def grace_seconds(down_seconds: float) -> float:

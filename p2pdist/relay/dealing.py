@@ -4,6 +4,9 @@ A *dealing* is what this node deals of one generation over one ring. Each root h
 piece goes to the root with most credit, then to the one that was dealt least, then to any. Dealings that have pieces
 waiting take turns, one piece each, so that a large blob doesn't hold up a small one. When the ring of a dealing is
 replaced (somebody came or left), what waits, the credit that is out and the counts move on to the new one.
+
+Where several dealers deal over one ring, each has a *lane*: roots of its own, so that a member has one of them to get
+from instead of all, and few flows share a thin link. When none of its roots can be reached, it deals to the others.
 """
 
 import heapq
@@ -11,11 +14,29 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from p2pdist.relay.spans import Ring
 
 CREDIT_PIECES = 2
 CREDIT_FLOOR_BYTES = 1 << 20
+
+
+class Lane(NamedTuple):
+    """The roots of one of `lanes` dealers that deal over one ring."""
+
+    number: int = 0
+    lanes: int = 1
+
+    def roots(self, ring: Ring) -> tuple[str, ...]:
+        """Its members of the ring: every `lanes`-th, or one where there are fewer members than dealers."""
+        if not len(ring):
+            return ()
+        first = self.number % len(ring)
+        return ring.members[first :: self.lanes] if self.lanes <= len(ring) else ring.members[first : first + 1]
+
+
+EVERY_ROOT = Lane()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +72,30 @@ class Dealings:
         self._successors: dict[tuple[int, int], int] = {}
         self._turns: deque[_Dealing] = deque()
 
-    def start(self, generation: int, ring: Ring, piece_bytes: int) -> None:
+    def start(self, generation: int, ring: Ring, piece_bytes: int, lane: Lane = EVERY_ROOT) -> None:
         """Be ready to deal over `ring`."""
-        floor = -(-CREDIT_FLOOR_BYTES // (piece_bytes * max(1, len(ring))))
-        credit = dict.fromkeys(ring.members, max(CREDIT_PIECES, floor))
-        dealing = _Dealing(generation, ring, credit, dict.fromkeys(ring.members, 0))
+        roots = lane.roots(ring)
+        floor = -(-CREDIT_FLOOR_BYTES // (piece_bytes * max(1, len(roots) * lane.lanes)))
+        credit = dict.fromkeys(roots, max(CREDIT_PIECES, floor))
+        dealing = _Dealing(generation, ring, credit, dict.fromkeys(roots, 0))
         self._dealings[generation, ring.epoch] = dealing
-        for node in ring.members:
+        for node in roots:
             self._enqueue(dealing, node)
 
-    def replace(self, generation: int, old_epoch: int, ring: Ring, piece_bytes: int) -> None:
+    def replace(self, generation: int, old_epoch: int, ring: Ring, piece_bytes: int, lane: Lane = EVERY_ROOT) -> None:
         """As `start`, taking over what waits, the credit that is out and the counts of `old_epoch`.
 
         A member that is new starts at the count of the member that was dealt least, so that it isn't dealt everything.
         """
         old = self._dealings.pop((generation, old_epoch), None)
-        self.start(generation, ring, piece_bytes)
+        self.start(generation, ring, piece_bytes, lane)
         if old is None:
             return
         self._successors[generation, old_epoch] = ring.epoch
         dealing = self._dealings[generation, ring.epoch]
-        least = min((old.given[node] for node in ring.members if node in old.given), default=0)
+        least = min((old.given[node] for node in dealing.given if node in old.given), default=0)
         dealing.queue.clear()
-        for node in ring.members:
+        for node in dealing.given:
             dealing.given[node] = old.given.get(node, least)
             dealing.credit[node] = old.credit.get(node, dealing.credit[node])
             self._enqueue(dealing, node)
@@ -169,7 +191,18 @@ class Dealings:
                 unable.append(entry)
         for entry in unable:
             heapq.heappush(dealing.queue, entry)
-        return found
+        return found or self._stand_in(dealing)
+
+    def _stand_in(self, dealing: _Dealing) -> str | None:
+        """Another member, when all roots of the lane are out of reach."""
+        generation = dealing.generation
+        if len(dealing.credit) == len(dealing.ring) or any(self._able(generation, node) for node in dealing.credit):
+            return None
+        for node in dealing.ring.members:
+            if node not in dealing.credit and self._able(generation, node):
+                dealing.credit[node], dealing.given[node] = CREDIT_PIECES, 0
+                return node
+        return None
 
     def _current(self, generation: int, epoch: int) -> _Dealing | None:
         """What took over the dealing of `epoch`: itself, or the dealing that replaced it."""

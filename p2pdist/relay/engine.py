@@ -26,7 +26,7 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from p2pdist.core.errors import ProtocolError
-from p2pdist.relay.dealing import Deal, Dealings
+from p2pdist.relay.dealing import EVERY_ROOT, Deal, Dealings, Lane
 from p2pdist.relay.spans import DEFAULT_FAN, Ring, arcs
 
 DEALS_ON_THE_WIRE = 4
@@ -192,7 +192,7 @@ class Engine:
         """Learn the members of an epoch.
 
         Members that have become leaves lose the spans that they were given: their heirs offer them on, so that nobody
-        waits for a slow uplink.
+        waits for a slow uplink, nor for an acknowledgement over a slow downlink.
         """
         state = self._generations[generation]
         if ring.epoch in state.rings:
@@ -207,7 +207,7 @@ class Engine:
         for leaf in ring.leaves:
             for tag in sorted(self._tags_of.get(leaf, ())):
                 pending = self._pending[tag]
-                if pending.generation == generation and pending.span:
+                if pending.generation == generation and (pending.span or pending.duty.parent is not None):
                     self._relieve(tag, pending)
 
     def knows(self, generation: int, epoch: int) -> bool:
@@ -356,14 +356,14 @@ class Engine:
 
     # What a dealer does besides.
 
-    def start_dealing(self, generation: int, ring: Ring) -> None:
+    def start_dealing(self, generation: int, ring: Ring, lane: Lane = EVERY_ROOT) -> None:
         """Be ready to deal over `ring`, of which this node is the dealer."""
         self.add_ring(generation, ring)
-        self._dealings.start(generation, ring, self._generations[generation].piece_bytes)
+        self._dealings.start(generation, ring, self._generations[generation].piece_bytes, lane)
 
-    def replace_dealing(self, generation: int, old_epoch: int, ring: Ring) -> None:
+    def replace_dealing(self, generation: int, old_epoch: int, ring: Ring, lane: Lane = EVERY_ROOT) -> None:
         """As `start_dealing`, taking over what waits for the ring of `old_epoch`."""
-        self._dealings.replace(generation, old_epoch, ring, self._generations[generation].piece_bytes)
+        self._dealings.replace(generation, old_epoch, ring, self._generations[generation].piece_bytes, lane)
         # After that: spans that it takes from slow members come back as deals over the new ring, not over the old one.
         self.add_ring(generation, ring)
         self._deal_on()
@@ -442,7 +442,7 @@ class Engine:
             node = ring.at(rank)
             if node not in self._down and node not in unwilling and node != self.me:
                 pending = _Pending(node, what.generation, what.index, ring, what.root, rank, span, duty, by_offer)
-                if not span or node not in slow or duty.parent is None:
+                if node not in slow or duty.parent is None:
                     self._put(pending)
                     return
                 pending.span, pending.duty = 0, _nobody()

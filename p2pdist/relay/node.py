@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.pki.vouch import Verifier
+from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.relay.notices import Notice
 from p2pdist.relay.reactor import Reactor
 from p2pdist.relay.session import TlsContexts
@@ -96,23 +97,31 @@ class RelayNode:
         self._reactor.post(lambda: self._reactor.add_ring(generation, ring))
 
     def start_dealing(
-        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+        self,
+        generation: int,
+        share: int,
+        ring: Ring,
+        pieces: Iterable[int] | None = None,
+        by_offer: bool = False,
+        lane: Lane = EVERY_ROOT,
     ) -> None:
         """Deal `pieces` (None: all, as they come) over `ring`, in place of the ring that this share had before.
 
         A ring without members ends the share. Answered by the notice `EpochBegan`.
         """
         wanted = frozenset(pieces) if pieces is not None else None
-        self._reactor.post(lambda: self._reactor.start_dealing(generation, share, ring, wanted, by_offer))
+        self._reactor.post(lambda: self._reactor.start_dealing(generation, share, ring, wanted, by_offer, lane))
 
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
         """Deal pieces (index, hash, encoded vouch) that the file has, now or when somebody is to be dealt them."""
         self._reactor.post(lambda: self._reactor.deal(generation, pieces))
 
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
+    def start_fill(
+        self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False, lane: Lane = EVERY_ROOT
+    ) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
         wanted = list(indices)
-        self._reactor.post(lambda: self._reactor.start_fill(generation, ring, wanted, by_offer))
+        self._reactor.post(lambda: self._reactor.start_fill(generation, ring, wanted, by_offer, lane))
 
     def watch(self, generation: int) -> None:
         """Ask for the notice `DealsDone`."""

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2pdist.core.errors import ProtocolError, StoreError
 from p2pdist.pki.vouch import Verifier
+from p2pdist.relay.dealer import Dealer
+from p2pdist.relay.dealing import Lane
 from p2pdist.relay.engine import Ack, Action, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.frames import (
     Kind,
@@ -48,7 +50,7 @@ from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import Switchboard
-from p2pdist.relay.transfer import Outgoing, Share, Transfer
+from p2pdist.relay.transfer import Outgoing, Transfer
 from p2pdist.telemetry.logging import get_logger
 
 TICK_SECONDS = 0.1
@@ -73,6 +75,7 @@ class Reactor:
         self._verifier = verifier
         self._notify = notify
         self._transfers: dict[int, Transfer] = {}
+        self._dealers: dict[int, Dealer] = {}
         self._retiring: list[Transfer] = []
         self._watched: set[int] = set()
         self._parking = ParkingLot()
@@ -147,21 +150,9 @@ class Reactor:
         for transfer in retiring:
             self._retire(transfer)
         for generation in list(self._watched):
-            if self._has_dealt(self._transfers[generation]):
+            if self._dealers[generation].finished:
                 self._watched.discard(generation)
                 self._notify(DealsDone(generation))
-
-    def _has_dealt(self, transfer: Transfer) -> bool:
-        """Whether this node has dealt all its shares, and everything is acknowledged."""
-        generation = transfer.spec.generation
-        if not transfer.shares or self.engine.undealt(generation) or self.engine.unfinished(generation):
-            return False
-        everything = range(transfer.spec.layout.count)
-        return all(
-            index in transfer
-            for share in transfer.shares.values()
-            for index in (everything if share.pieces is None else share.pieces)
-        )
 
     def _close(self) -> None:
         with self._door:
@@ -191,6 +182,7 @@ class Reactor:
             return
         self._transfers[generation] = transfer
         self._closed.discard(generation)
+        self._dealers[generation] = Dealer(self.engine, generation, transfer.spec.layout.count, transfer)
         self.engine.open(generation, transfer, transfer.spec.layout.piece_bytes, transfer.spec.fan)
 
     def add_ring(self, generation: int, ring: Ring) -> None:
@@ -217,33 +209,15 @@ class Reactor:
                 self._carry_out(offer)
 
     def start_dealing(
-        self, generation: int, number: int, ring: Ring, pieces: frozenset[int] | None, by_offer: bool
+        self, generation: int, number: int, ring: Ring, pieces: frozenset[int] | None, by_offer: bool, lane: Lane
     ) -> None:
-        """Deal `pieces` (None: all, as they come) over `ring`, in place of the ring that this share had before.
-
-        A ring without members ends the share: nobody is left to deal to.
-        """
+        """See `Dealer.start`."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        old = transfer.shares.pop(number, None)
-        share = Share(ring.epoch, pieces, by_offer)
-        already = [index for index in range(transfer.spec.layout.count) if share.has(index) and index in transfer]
-        waiting = set(already) if old is None else set(self.engine.waiting(generation, old.epoch))
-        dealt = tuple(index for index in already if index not in waiting)
-        if not len(ring):
-            if old is not None:
-                self.engine.stop_dealing(generation, old.epoch)
-        elif old is None:
-            self.engine.start_dealing(generation, ring)
-            for index in already:
-                self.engine.deal(generation, ring.epoch, index, by_offer)
-        else:
-            self.engine.replace_dealing(generation, old.epoch, ring)
-        if len(ring):
-            transfer.shares[number] = share
-            self._connect_along(transfer, ring)
-        self._notify(EpochBegan(generation, ring.epoch, dealt))
+        dealt = self._dealers[generation].start(number, ring, pieces, by_offer, lane)
+        self._meet_roots(transfer, ring, lane)
+        self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
 
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
         """Deal pieces (index, hash, vouch) that the file has, now or when somebody is to be dealt them."""
@@ -253,20 +227,15 @@ class Reactor:
         for index, hash_, vouch in pieces:
             if index not in transfer:
                 transfer.vouch_for(index, hash_, vouch)
-                self._deal_arrived(transfer, index)
+                self._dealers[generation].arrived(index)
 
-    def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool) -> None:
-        """Deal these pieces over the ring of a fill, each as soon as it is here and vouched for."""
+    def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool, lane: Lane) -> None:
+        """See `Dealer.fill`."""
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
-        self.engine.start_dealing(generation, ring)
-        self._connect_along(transfer, ring)
-        for index in indices:
-            if index in transfer:
-                self.engine.deal(generation, ring.epoch, index, by_offer)
-            else:
-                transfer.deferred.setdefault(index, []).append((ring.epoch, by_offer))
+        self._dealers[generation].fill(ring, indices, by_offer, lane)
+        self._meet_roots(transfer, ring, lane)
 
     def watch(self, generation: int) -> None:
         """Say `DealsDone` when nothing of this generation waits for us or for an acknowledgement."""
@@ -280,6 +249,7 @@ class Reactor:
             return
         self._closed.add(generation)
         self._watched.discard(generation)
+        del self._dealers[generation]
         self.engine.close(generation)
         self.switchboard.drop_generation(generation)
         self._retire(transfer)
@@ -291,25 +261,16 @@ class Reactor:
         else:
             transfer.end()
 
-    def _deal_arrived(self, transfer: Transfer, index: int) -> None:
-        """A piece can be dealt from now on: to whom shares and fills say."""
-        if not transfer.shares and not transfer.deferred:
-            return
-        for share in transfer.shares.values():
-            if share.has(index):
-                self.engine.deal(transfer.spec.generation, share.epoch, index, share.by_offer)
-        for epoch, by_offer in transfer.deferred.pop(index, ()):
-            self.engine.deal(transfer.spec.generation, epoch, index, by_offer)
-
     def _connect_along(self, transfer: Transfer, ring: Ring) -> None:
-        """Have links to all that this node may send to before there is anything to send."""
+        """Have links to all that a member may send to before there is anything to send."""
         if self.me in ring:
-            targets = ring.children_of(self.me, transfer.spec.fan)
-        elif self.me == ring.dealer:
-            targets = list(ring.members)
-        else:
-            return
-        for node in targets:
+            self._meet(transfer, ring.children_of(self.me, transfer.spec.fan))
+
+    def _meet_roots(self, transfer: Transfer, ring: Ring, lane: Lane) -> None:
+        self._meet(transfer, lane.roots(ring))
+
+    def _meet(self, transfer: Transfer, nodes: Iterable[str]) -> None:
+        for node in nodes:
             if node != self.me:
                 self.switchboard.meet(LinkKey(node, transfer.spec.private))
 
@@ -423,7 +384,7 @@ class Reactor:
         if frame.piece not in transfer:
             transfer.adopt(self._verifier, frame.piece, frame.hash, frame.vouch)
             if frame.piece in transfer:
-                self._deal_arrived(transfer, frame.piece)
+                self._dealers[frame.generation].arrived(frame.piece)
         offer = Offer(self.me, frame.tag, frame.generation, frame.piece, frame.epoch, frame.root, frame.span)
         self.engine.offered(session.node, offer)
 
@@ -449,7 +410,7 @@ class Reactor:
         arrived = Push(self.me, frame.tag, generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered)
         self.engine.pushed(session.node, arrived)
         if not known:
-            self._deal_arrived(transfer, frame.piece)
+            self._dealers[generation].arrived(frame.piece)
 
     # Actions out.
 

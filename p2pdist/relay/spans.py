@@ -11,7 +11,7 @@ ones are members, spans over slots make the first member after the gap a child o
 to `fan` copies (tests/unit/relay/test_spans.py shows the difference). When the whole fleet pulls, both are the same.
 
 Members that are slow take no part in this: as *leaves* they stand beside the ring, and each piece reaches a leaf from
-one of a few members of the ring, in turn by its root. A leaf passes nothing on and nobody waits for it.
+one of several members of the ring, in turn by its root. A leaf passes nothing on and nobody waits for it.
 
 Trees that differ per piece: SplitStream (Castro et al. 2003); two-hop scatter reaches the fluid bound (Kumar and Ross
 2006).
@@ -26,6 +26,7 @@ from p2pdist.core.errors import InvalidInput
 DEFAULT_FAN = 4
 MAX_MEMBERS = 1 << 16
 LEAF_SERVERS = 8
+MOST_LEAF_SERVERS = 64
 
 
 class Arc(NamedTuple):
@@ -145,8 +146,9 @@ class Ring:
         return inner + [leaf for number, leaf in enumerate(self.leaves) if rank in self._servers(number)]
 
     def _servers(self, leaf: int) -> list[int]:
-        """The ranks that serve the leaf with this number, by turns."""
-        count = min(LEAF_SERVERS, len(self.members))
+        """The ranks that serve the leaf with this number, by turns; many where leaves are few: uplinks are full anyhow."""
+        fair = min(MOST_LEAF_SERVERS, len(self.members) // len(self.leaves))
+        count = min(max(LEAF_SERVERS, fair), len(self.members))
         return [(leaf * count + turn) % len(self.members) for turn in range(count)]
 
     def _server(self, leaf: int, root: int) -> int:

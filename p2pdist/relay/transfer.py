@@ -70,33 +70,15 @@ class Outgoing(NamedTuple):
     frame: PieceFrame
 
 
-class Share(NamedTuple):
-    """A dealer's part of a generation: the epoch of its ring, and its pieces; None: all, as they come."""
-
-    epoch: int
-    pieces: frozenset[int] | None
-    by_offer: bool
-
-    def has(self, index: int) -> bool:
-        """Whether a piece belongs to it."""
-        return self.pieces is None or index in self.pieces
-
-
 @dataclass(slots=True)
 class Transfer:
-    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them.
-
-    `shares` is what this node deals, by number: over which epoch, and which pieces. `deferred` are the epochs of fills
-    that wait for a piece, and whether it is to be offered there.
-    """
+    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them."""
 
     spec: TransferSpec
     fd: int
     hashes: list[bytes | None]
     vouches: list[bytes | None]
     counts: Counts = field(default_factory=Counts)
-    shares: dict[int, Share] = field(default_factory=dict)
-    deferred: dict[int, list[tuple[int, bool]]] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, spec: TransferSpec) -> "Transfer":

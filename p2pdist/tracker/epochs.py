@@ -165,7 +165,7 @@ class Epochs:
         )
         self._with.say(wish.node, plan)
         if live.metainfo is not None and (generation.stage is Stage.DEALT or live.supply is not None):
-            self._with.say(wish.node, Dealt(generation.number, live.metainfo.info_hash))
+            self._with.say(wish.node, Dealt(generation.number))
 
     def deal(self, live: Live, share: Share) -> None:
         """Put a share to its dealer."""
@@ -175,12 +175,14 @@ class Epochs:
             return
         live.dealing.add(ring.dealer)
         if ring.dealer == self._with.tracker:
-            self._with.relay.start_dealing(number, share.number, ring, share.pieces, share.by_offer)
+            self._with.relay.start_dealing(number, share.number, ring, share.pieces, share.by_offer, share.lane)
             self._with.relay.watch(number)
             return
         self._supply(live, ring.dealer)
         pieces = share.pieces if share.pieces is not None else PieceSet(count, range(count))
-        self._with.say(ring.dealer, Deal(number, share.number, self._info(ring), pieces.to_bytes(), share.by_offer))
+        self._with.say(
+            ring.dealer, Deal(number, share.number, self._info(ring), pieces.to_bytes(), share.by_offer, *share.lane)
+        )
 
     def began(self, live: Live, epoch: int, dealt: Iterable[int]) -> None:
         """A dealer deals over a ring, or has ended a share that others go on with."""
@@ -219,11 +221,11 @@ class Epochs:
             self._with.say(node, Epoch(number, tuple(infos)))
         for order in orders:
             if order.dealer == self._with.tracker:
-                self._with.relay.start_fill(number, order.ring, order.pieces, order.by_offer)
+                self._with.relay.start_fill(number, order.ring, order.pieces, order.by_offer, order.lane)
             else:
                 self._supply(live, order.dealer)
                 pieces = PieceSet(count, order.pieces).to_bytes()
-                self._with.say(order.dealer, Fill(number, self._info(order.ring), pieces, order.by_offer))
+                self._with.say(order.dealer, Fill(number, self._info(order.ring), pieces, order.by_offer, *order.lane))
 
     def _supply(self, live: Live, node: str) -> None:
         """Tell a holder, once, that it has a part in this; who took part anyhow knows."""

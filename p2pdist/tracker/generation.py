@@ -30,6 +30,7 @@ from enum import Enum, auto
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.relay.spans import DEFAULT_FAN, Ring
 
 MOST_DEALERS = 16
@@ -55,6 +56,7 @@ class Order:
     ring: Ring
     pieces: tuple[int, ...]
     by_offer: bool = False
+    lane: Lane = EVERY_ROOT
 
     @property
     def dealer(self) -> str:
@@ -71,6 +73,7 @@ class Share:
     pieces: PieceSet | None
     ring: Ring
     by_offer: bool
+    lane: Lane = EVERY_ROOT
 
 
 @dataclass(slots=True)
@@ -161,6 +164,8 @@ class Generation:
             return False
         self.left_out.discard(node)
         self._back.add(node)
+        # Nobody waits for it any more, so it comes anew: those who stayed can fill it.
+        self._came.pop(node, None)
         self.waiting[node] = PieceSet(self.layout.count)
         return True
 
@@ -259,7 +264,7 @@ class Generation:
             return [], []
         done = set(dealt)
         left = [index for index in range(self.layout.count) if index not in done]
-        shares = [self._share(zone, dealer, pieces) for dealer, pieces in self._stripes(self._at_home(), left)]
+        shares = self._share_each(zone, self._stripes(self._at_home(), left))
         for share in shares:
             share.ring = self._zone_ring(zone, share.ring.dealer)
         return shares, self._fill_each(arrivals, done)
@@ -269,7 +274,7 @@ class Generation:
         ring = self._zone_ring(zone, "")
         members, leaves = ring.members, ring.leaves
         if not shares:
-            shares = [self._share(zone, dealer, pieces) for dealer, pieces in self._dealt_by(zone)]
+            shares = self._share_each(zone, self._dealt_by(zone))
         elif not arrivals and (shares[0].ring.members, shares[0].ring.leaves) == (members, leaves):
             return []
         for share in shares:
@@ -292,9 +297,17 @@ class Generation:
             for number, dealer in enumerate(dealers)
         ]
 
-    def _share(self, zone: str, dealer: str, pieces: PieceSet | None, by_offer: bool = False) -> Share:
+    def _share_each(self, zone: str, dealt_by: Sequence[tuple[str, PieceSet | None]]) -> list[Share]:
+        return [
+            self._share(zone, dealer, pieces, lane=Lane(number, len(dealt_by)))
+            for number, (dealer, pieces) in enumerate(dealt_by)
+        ]
+
+    def _share(
+        self, zone: str, dealer: str, pieces: PieceSet | None, by_offer: bool = False, lane: Lane = EVERY_ROOT
+    ) -> Share:
         self._last_share += 1
-        share = Share(self._last_share, zone, pieces, self._ring((), dealer), by_offer or self.by_offer)
+        share = Share(self._last_share, zone, pieces, self._ring((), dealer), by_offer or self.by_offer, lane)
         self.shares[share.number] = share
         return share
 
@@ -443,7 +456,9 @@ class Generation:
         for ring in [[node] for node in cohort] if alone else [cohort]:
             dealers = self._draw(near, len(missing)) or [self.tracker]
             for number, dealer in enumerate(dealers):
-                order = Order(self._ring(ring, dealer), missing[number :: len(dealers)], by_offer)
+                order = Order(
+                    self._ring(ring, dealer), missing[number :: len(dealers)], by_offer, Lane(number, len(dealers))
+                )
                 self._orders[dealer].append(order)
                 orders.append(order)
         return orders

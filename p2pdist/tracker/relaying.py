@@ -20,13 +20,14 @@ from p2pdist.telemetry.metrics import JoinAnswer
 from p2pdist.tracker.epochs import VERDICT_WINDOW_SECONDS, Epochs, Live, Steering
 from p2pdist.tracker.fleet import Agent
 from p2pdist.tracker.generation import Generation, Stage
-from p2pdist.tracker.slowness import WITNESSES, witnesses_needed
+from p2pdist.tracker.slowness import witnesses_needed
 from p2pdist.tracker.wishes import Claim, Wish, ended, failed
-from p2pdist.wire.messages import Dealt, Ended, Supply
+from p2pdist.wire.messages import Dealt, Ended, Probe, Supply
 
 END_SECONDS = 60.0
 STALL_SECONDS = 30.0
 CHECK_SECONDS = 5.0
+PROBE_SECONDS = 0.5
 SLOWEST_BYTES_A_SECOND = 125_000
 log = get_logger("tracker.relaying")
 
@@ -57,6 +58,7 @@ class Relaying:
         self._epochs = Epochs(steering, self._made, self._end_hopeless)
         self._live: dict[Digest, Live] = {}
         self._numbers: dict[int, Live] = {}
+        self._probes: dict[str, trio.Event] = {}
 
     def get(self, digest: Digest) -> Live | None:
         """The generation of a blob that is under way."""
@@ -152,9 +154,8 @@ class Relaying:
         wanted = [*PieceSet.from_bytes(generation.layout.count, missing)]
         log.info("fill_wanted", digest=generation.digest, agent=agent.member.name, pieces=len(wanted))
         if live.supply is not None:
-            wanting = len((generation.members | generation.guests) - generation.done)
             for dealer in generation.dealers_of(agent.node, wanted):
-                self._find_silent(agent, dealer, min(wanting, WITNESSES))
+                self.silent(agent, dealer)
         self._epochs.order(live, generation.lacking(agent.node, wanted))
 
     def left(self, agent: Agent, number: int, reason: str) -> None:
@@ -184,21 +185,25 @@ class Relaying:
                     self._epochs.plan(live, VERDICT_WINDOW_SECONDS)
 
     def silent(self, agent: Agent, node: str) -> None:
-        """An agent says that `node` gives no sign of life; when several do, relays go on without it."""
-        lives = [each for each in self._live.values() if node in each.generation.members | each.generation.guests]
-        if lives:
-            most = max(len(each.generation.members) for each in lives)
-            self._find_silent(agent, node, min(WITNESSES, witnesses_needed(most, lives[0].generation.fan)))
+        """An agent misses a sign of life of `node`; when we do too, relays go on without it."""
+        if self._fleet.get(node) is not None and node not in self._probes and not self.is_silent(node):
+            self._nursery.start_soon(self._probe, agent, node)
 
-    def _find_silent(self, agent: Agent, node: str, needed: int) -> None:
-        if self._fleet.get(node) is None:
+    async def _probe(self, agent: Agent, node: str) -> None:
+        """Ask for a sign of life: what an agent misses may be the fault of a link between two, or of a queue."""
+        heard = self._probes[node] = trio.Event()
+        self._say(node, Probe())
+        with trio.move_on_after(PROBE_SECONDS):
+            await heard.wait()
+        del self._probes[node]
+        if heard.is_set() or self._fleet.get(node) is None:
             return
-        if self._epochs.slowness.silent(agent.node, node, needed, trio.current_time()):
-            log.warning("agent_is_silent", node=node, said_by=agent.member.name)
-            for live in list(self._live.values()):
-                if live.generation.leave_out(node) and live.generation.stage is Stage.DEALING:
-                    self._epochs.plan(live)
-                self._epochs.replace_dealer(live, node)
+        log.warning("agent_is_silent", node=node, said_by=agent.member.name)
+        self._epochs.slowness.silent(node)
+        for live in list(self._live.values()):
+            if live.generation.leave_out(node) and live.generation.stage is Stage.DEALING:
+                self._epochs.plan(live)
+            self._epochs.replace_dealer(live, node)
 
     def is_silent(self, node: str) -> bool:
         """Whether an agent gives no sign of life, so that nobody is to rely on it."""
@@ -206,6 +211,8 @@ class Relaying:
 
     def heard(self, node: str) -> None:
         """An agent gave a sign of life; whoever was left out for want of one is taken in again."""
+        if node in self._probes:
+            self._probes[node].set()
         if self._epochs.slowness.heard(node):
             log.info("agent_is_back", node=node)
             for live in self._live.values():
@@ -249,7 +256,7 @@ class Relaying:
         """Everything is dealt when nobody has anything of its share left."""
         waits = live.dealing or live.generation.waiting or live.epoch_planned
         if live.metainfo is not None and not waits:
-            self._all_dealt(live, live.metainfo)
+            self._all_dealt(live)
 
     # What the relay says.
 
@@ -299,14 +306,14 @@ class Relaying:
         self._dealt_if_done(live)
         self._end_if_done(live)
 
-    def _all_dealt(self, live: Live, metainfo: Metainfo) -> None:
+    def _all_dealt(self, live: Live) -> None:
         generation = live.generation
         if generation.stage is not Stage.DEALING:
             return
         generation.stage = Stage.DEALT
         log.info("generation_dealt", digest=generation.digest, members=len(generation.members))
         for node in generation.members | generation.guests:
-            self._say(node, Dealt(generation.number, metainfo.info_hash))
+            self._say(node, Dealt(generation.number))
         self._nursery.start_soon(self._end_at_last, live)
         self._end_if_done(live)
 
@@ -381,4 +388,4 @@ class Relaying:
             if sent == 0:
                 self.fail(live, Unavailable(f"no agent could be reached by the relay for {STALL_SECONDS:g} s"))
             else:
-                self._all_dealt(live, live.metainfo)
+                self._all_dealt(live)

@@ -1,10 +1,10 @@
 """Which agents are slow, and which are silent. Pure: the clock is a parameter.
 
-Measured, not configured: agents say to whom their pieces go more slowly than to others (relay/lag.py), and who gives no
-sign of life (relay/liveness.py). One of them may be wrong about a path; so it takes several, more in a larger relay,
-where more could have said so. Who is slow stands beside the ring for some time, in every relay, and is then tried on a
-ring again; at most a third of a ring's members stand beside it, those that were called slow last. Who is silent is left
-out until the tracker hears from it.
+Measured, not configured: agents say to whom their pieces go more slowly than to others (relay/lag.py). One of them may
+be wrong about a path; so it takes several, more in a larger relay, where more could have said so. Who is slow stands
+beside the ring for some time, in every relay, and is then tried on a ring again; at most a third of a ring's members
+stand beside it, those that were called slow last. Who is silent, by the tracker's own probe, is left out until it is
+heard.
 """
 
 from collections.abc import Sequence
@@ -25,54 +25,34 @@ def witnesses_needed(members: int, fan: int) -> int:
     return max(WITNESSES, round(fan * log(members, fan) / PARENTS_A_WITNESS))
 
 
-class Testimony:
-    """Who said something of whom lately."""
-
-    def __init__(self) -> None:
-        self._said: dict[str, dict[str, float]] = {}
-
-    def report(self, witness: str, node: str, now: float) -> int:
-        """`witness` says it of `node`; how many have, within `WITNESS_SECONDS`."""
-        if witness == node:
-            return 0
-        said = self._said.setdefault(node, {})
-        said[witness] = now
-        for other in [other for other, at in said.items() if now - at > WITNESS_SECONDS]:
-            del said[other]
-        return len(said)
-
-    def forget(self, node: str) -> None:
-        """What was said of a node means nothing any more."""
-        self._said.pop(node, None)
-
-
 class Slowness:
     """What was said of whom, and when."""
 
     def __init__(self) -> None:
-        self._lags = Testimony()
-        self._silences = Testimony()
+        self._said: dict[str, dict[str, float]] = {}
         self._slow: dict[str, float] = {}
         self._silent: set[str] = set()
 
     def lags(self, witness: str, node: str, needed: int, now: float) -> bool:
         """`witness` says that `node` lags; True when that makes it slow, anew."""
-        if self._lags.report(witness, node, now) < needed:
+        if witness == node:
+            return False
+        said = self._said.setdefault(node, {})
+        said[witness] = now
+        for other in [other for other, at in said.items() if now - at > WITNESS_SECONDS]:
+            del said[other]
+        if len(said) < needed:
             return False
         was_slow = self.is_slow(node, now)
         self._slow[node] = now + SLOW_SECONDS
         return not was_slow
 
-    def silent(self, witness: str, node: str, needed: int, now: float) -> bool:
-        """`witness` says that `node` gives no sign of life; True when it is to be left out, anew."""
-        if self._silences.report(witness, node, now) < needed or node in self._silent:
-            return False
+    def silent(self, node: str) -> None:
+        """`node` gave no sign of life when it was asked for one."""
         self._silent.add(node)
-        return True
 
     def heard(self, node: str) -> bool:
         """The tracker has a sign of life of `node`; True when that takes it in again."""
-        self._silences.forget(node)
         if node not in self._silent:
             return False
         self._silent.discard(node)
@@ -88,7 +68,7 @@ class Slowness:
 
     def forget(self, node: str) -> None:
         """The agent is gone."""
-        self._lags.forget(node)
+        self._said.pop(node, None)
         self._slow.pop(node, None)
         self.heard(node)
 

@@ -80,6 +80,10 @@ class Beat(Message, frozen=True):
     """A sign of life; it renews the lease, and is answered with a Beat."""
 
 
+class Probe(Message, frozen=True):
+    """The tracker wants a sign of life at once, since somebody misses one; it is answered with a Beat."""
+
+
 class Goodbye(Message, frozen=True):
     """The sender closes the connection, and why. `final`: there is no use in coming back without a change."""
 
@@ -322,13 +326,16 @@ class Epoch(Message, frozen=True):
 class Fill(Message, frozen=True):
     """An order: be the dealer of these pieces over this ring, each as soon as you have it.
 
-    `by_offer`: members may have them already.
+    `by_offer`: members may have them already. `lane` of `lanes`: which members to begin with, since so many deal over
+    the same members (relay/dealing.py).
     """
 
     generation: Generation
     ring: RingInfo
     pieces: Bitmap
     by_offer: bool = False
+    lane: Number = 0
+    lanes: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)] = 1
 
 
 class Supply(Message, frozen=True):
@@ -358,13 +365,14 @@ class Deal(Message, frozen=True):
     ring: RingInfo
     pieces: Bitmap
     by_offer: bool = False
+    lane: Number = 0
+    lanes: Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)] = 1
 
 
 class Dealt(Message, frozen=True):
-    """Every piece of a generation was dealt; `info_hash` is that of the whole blob's torrent (v2)."""
+    """Every piece of a generation was dealt: what is still missing ought to come."""
 
     generation: Generation
-    info_hash: bytes
 
 
 class Ended(Message, frozen=True):
@@ -385,6 +393,7 @@ class Expect(Message, frozen=True):
 
 FromTracker = (
     Beat
+    | Probe
     | Goodbye
     | Greeting
     | Enrolled

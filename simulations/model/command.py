@@ -12,7 +12,7 @@ from simulations.model.comparison import lines as comparison
 from simulations.model.comparison import read
 from simulations.model.figures import figures
 from simulations.model.fleet import run as run_once
-from simulations.model.options import Batching, Options
+from simulations.model.options import Options
 from simulations.model.report import lines as report
 from simulations.model.variants import Variant
 
@@ -36,10 +36,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--burst", type=parse_size, default=_DEFAULT.burst_bytes, metavar="SIZE")
     parser.add_argument("--kernel", type=parse_size, default=_DEFAULT.kernel_bytes, metavar="SIZE")
     parser.add_argument("--window", type=parse_size, default=_DEFAULT.window_bytes, metavar="SIZE")
-    parser.add_argument("--join-window", type=parse_duration, default=_DEFAULT.joins.seconds, metavar="TIME")
-    parser.add_argument("--join-window-per-member", type=parse_duration, default=0.0, metavar="TIME")
-    parser.add_argument("--table-window", type=parse_duration, default=_DEFAULT.table.seconds, metavar="TIME")
-    parser.add_argument("--table-window-per-member", type=parse_duration, default=0.0, metavar="TIME")
     names = [variant.value for variant in Variant]
     parser.add_argument("--variant", nargs="+", choices=names, default=[], help="rules that aren't the code's")
     parser.add_argument("--registers", action="store_true", help="hosts take their lease when they ask")
@@ -74,8 +70,6 @@ def options_of(args: argparse.Namespace, measured_share: float | None = None) ->
         burst_bytes=args.burst,
         window_bytes=args.window,
         kernel_bytes=args.kernel,
-        joins=Batching(args.join_window, args.join_window_per_member),
-        table=Batching(args.table_window, args.table_window_per_member),
         registers=args.registers,
         variants=frozenset(Variant(name) for name in args.variant),
     )

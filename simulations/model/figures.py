@@ -31,7 +31,8 @@ class ControlFigures(msgspec.Struct, frozen=True):
     messages_received: int
     bytes_received: int
     sent_by_type: dict[str, int]
-    epochs: int
+    received_by_type: dict[str, int]
+    rings: int
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -56,6 +57,7 @@ class Figures(msgspec.Struct, frozen=True):
     rescues: int
     frozen_verdicts: int
     called_slow: int
+    zone_copies: float
     swarmed: int
     unfinished: int
     longest_control_seconds: float
@@ -84,16 +86,17 @@ def figures(outcome: Outcome) -> Figures:
         groups={group: _group(outcome, [name for name in measured if name in hosts]) for group, hosts in names.items()},
         first_byte_p50_seconds=percentile(first, 0.5) or 0.0,
         first_byte_p99_seconds=percentile(first, 0.99) or 0.0,
-        dealt_copies=outcome.totals.dealt_bytes / scenario.image_bytes,
+        dealt_copies=outcome.dealt_bytes / scenario.image_bytes,
         origin_copies=outcome.origin_bytes / scenario.image_bytes,
         tracker_bytes=outcome.tracker_bytes,
         duplicate_bytes=outcome.totals.duplicate_bytes,
         takeovers=outcome.takeovers,
-        fills=outcome.steering.fills,
+        fills=outcome.totals.fills,
         lacking=sum(pull.lacking_tries for pull in pulls),
         rescues=sum(pull.rescued for pull in pulls),
         frozen_verdicts=outcome.totals.frozen_verdicts,
-        called_slow=len(outcome.steering.called_slow),
+        called_slow=outcome.called_slow,
+        zone_copies=outcome.zone_bytes / scenario.image_bytes,
         swarmed=sum(pull.by_swarm for pull in pulls),
         unfinished=sum(1 for name in measured if (c := outcome.clients.get(name)) is None or c.done_at is None),
         longest_control_seconds=outcome.longest_control_seconds,
@@ -126,7 +129,7 @@ def _group(outcome: Outcome, names: Sequence[str]) -> GroupFigures:
 
 
 def _control(outcome: Outcome) -> ControlFigures:
-    lines = outcome.steering.lines
+    lines = outcome.lines
     return ControlFigures(
         lines.sent.total(),
         lines.sent_bytes,
@@ -135,5 +138,6 @@ def _control(outcome: Outcome) -> ControlFigures:
         lines.received.total(),
         lines.received_bytes,
         dict(sorted(lines.sent.items())),
-        outcome.steering.epochs,
+        dict(sorted(lines.received.items())),
+        outcome.rings,
     )

@@ -5,83 +5,54 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
+import trio
+from prometheus_client import CollectorRegistry
 
 from p2pdist.core.errors import InvalidInput
 from p2pdist.core.pieces import PieceLayout
+from p2pdist.telemetry.metrics import AgentMetrics
 from simulations.emulation.arrivals import waves
 from simulations.emulation.bound import bounds_of
-from simulations.emulation.scenario import ORIGIN, TRACKER, Event, Scenario
-from simulations.model.events import Events
+from simulations.emulation.scenario import ORIGIN, TRACKER, Event, Group, Scenario, Server
+from simulations.model.agent import BEATS_A_LEASE, Agent, Rings
+from simulations.model.blobs import Blob
+from simulations.model.control import ControlLines
+from simulations.model.events import Events, HeapClock, drive
+from simulations.model.links import Pipe, Zone
 from simulations.model.node import Node, Totals
 from simulations.model.options import Options
+from simulations.model.origin import Origin
 from simulations.model.pulls import Client, Pulls
-from simulations.model.steering import LEASE_SECONDS, Blob, Steering
+from simulations.model.tracker import LEASE_SECONDS, Tracker
 from simulations.model.variants import Variant
 
 UNSHAPED_BPS = 10e9
-_ORIGIN_SECONDS = 0.003
 _MAX_HOSTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to: `started` and `finished` by host in seconds of the clock, and everything that was counted."""
+    """What a run came to, and everything that was counted; `seconds` are of the model's clock, `wall_seconds` ours."""
 
     scenario: Scenario
     options: Options
     clients: Mapping[str, Client]
     bounds: Mapping[str, float]
     totals: Totals
-    steering: Steering
+    lines: ControlLines
+    rings: int
+    called_slow: int
     origin_bytes: int
     tracker_bytes: int
+    dealt_bytes: int
+    zone_bytes: int
     takeovers: int
     longest_control_seconds: float
     seconds: float
     events: int
     wall_seconds: float
-
-
-class Origin:
-    """Sends blobs to the tracker: those under way share its link piece by piece."""
-
-    def __init__(self, events: Events, bytes_per_second: float) -> None:
-        self._events = events
-        self._bytes_per_second = bytes_per_second
-        self._queue: deque[tuple[Blob, int]] = deque()
-        self._busy = False
-        self.steering: Steering
-        self.sent_bytes = 0
-
-    def fetch(self, blob: Blob) -> None:
-        """The tracker starts a generation of a blob: from its store, or from here after a round trip."""
-        if blob.whole:
-            self._events.after(0.0, self.steering.begin, blob)
-        else:
-            self._events.after(_ORIGIN_SECONDS, self._begin, blob)
-
-    def _begin(self, blob: Blob) -> None:
-        self.steering.begin(blob)
-        self._queue.append((blob, 0))
-        if not self._busy:
-            self._send()
-
-    def _send(self) -> None:
-        self._busy = bool(self._queue)
-        if self._busy:
-            blob, index = self._queue.popleft()
-            size = blob.layout.length(index)
-            self._events.after(size / self._bytes_per_second, self._sent, blob, index, size)
-
-    def _sent(self, blob: Blob, index: int, size: int) -> None:
-        self.sent_bytes += size
-        if index + 1 < blob.layout.count:
-            self._queue.append((blob, index + 1))
-        self._send()
-        self.steering.arrived(blob, index)
 
 
 def scaled(scenario: Scenario, hosts: int | None) -> Scenario:
@@ -100,71 +71,70 @@ def scaled(scenario: Scenario, hosts: int | None) -> Scenario:
 
 
 class Run:
-    """One run; made, run once, and read."""
+    """One run; made inside of a trio loop that has the heap's clock, run once, and read."""
 
-    def __init__(self, scenario: Scenario, options: Options) -> None:
-        self.scenario = scenario = scaled(scenario, options.hosts)
+    def __init__(self, scenario: Scenario, options: Options, events: Events, nursery: trio.Nursery) -> None:
+        self.scenario = scenario
         self.options = options
-        _refuse_unmodelled(scenario)
-        self.events = Events()
+        self.events = events
         self._rng = random.Random(options.seed)
         self.totals = Totals()
         self.nodes: dict[str, Node] = {}
+        self.agents: dict[str, Agent] = {}
+        self._zones = self._make_zones()
         blobs = [self._blob(layer, size) for layer, size in enumerate(scenario.layer_sizes)]
         down = self._rate(scenario.tracker.shape.down_bps)
         rate = min(self._rate(scenario.origin.shape.up_bps), down)
-        self.pulls = Pulls(self.events, blobs, scenario.client.parallel, rate, self._on_done)
-        self.tracker = self._add(TRACKER, scenario.tracker.shape.up_bps, scenario.tracker.shape.down_bps)
-        self.tracker.paced = Variant.PACED_DEALS in options.variants
+        self.origin = Origin(events, rate)
+        node = self._add(TRACKER, scenario.tracker)
+        node.paced = Variant.PACED_DEALS in options.variants
+        warm = scenario.start == "warm"
+        self.tracker = Tracker(events, node, blobs, warm, self.origin, options, nursery)
+        self.pulls = Pulls(events, blobs, scenario.client.parallel, rate, self._on_done)
+        metrics, rings = AgentMetrics(CollectorRegistry()), Rings(self.tracker.node_at)
         for group in scenario.hosts:
             for name in group.hosts:
-                self._add(name, group.shape.up_bps, group.shape.down_bps)
-        self.origin = Origin(self.events, rate)
-        self.steering = Steering(
-            self.events,
-            self.tracker,
-            self.nodes,
-            blobs,
-            options,
-            self.origin.fetch,
-            self.pulls.to_swarm,
-            self.pulls.dealt,
-        )
-        for node in self.nodes.values():
-            if node is not self.tracker:
-                node.on_lag = partial(self.steering.lagging, node)
-        self.pulls.steering = self.origin.steering = self.steering
+                self.agents[name] = Agent(self._add(name, group), events, metrics, rings, self.tracker.take)
+        for name in scenario.holders:
+            for blob in blobs:
+                self.agents[name].hold(blob)
         self._left_to_wait = set(scenario.pullers)
         self._waves = deque(waves(scenario, self._expected(), options.seed))
         self._in_wave: set[str] = set()
 
     def _blob(self, layer: int, size: int) -> Blob:
         piece = self.options.piece_bytes
-        layout = PieceLayout(size, piece) if piece is not None else PieceLayout.for_size(size)
-        return Blob.make(layer, layout, self.scenario.start == "warm")
+        return Blob.make(layer, PieceLayout(size, piece) if piece is not None else PieceLayout.for_size(size))
 
     def _rate(self, bps: int | None) -> float:
         return (bps if bps is not None else UNSHAPED_BPS) * self.options.share / 8
 
-    def _add(self, name: str, up_bps: int | None, down_bps: int | None) -> Node:
-        options = self.options
-        latency = options.hop_seconds + self.scenario.round_trip / 2
-        up, down = self._rate(up_bps), self._rate(down_bps)
-        window = options.window_bytes + int(up * self.scenario.round_trip)
-        rng = random.Random(self._rng.random())
+    def _make_zones(self) -> dict[str, Zone | None]:
+        """Zones matter where a link between them does: each but the first has two pipes."""
+        first, *others = self.scenario.zones
+        zones: dict[str, Zone | None] = dict.fromkeys(self.scenario.zones)
+        if self.scenario.zone_link is not None:
+            rate, burst = self._rate(self.scenario.zone_link), self.options.burst_bytes
+            zones[first] = Zone()
+            zones |= {name: Zone(Pipe(rate, burst), Pipe(rate, burst)) for name in others}
+        return zones
+
+    def _add(self, name: str, place: Server | Group) -> Node:
+        options, shape = self.options, place.shape
+        up, down = self._rate(shape.up_bps), self._rate(shape.down_bps)
         node = self.nodes[name] = Node(
             name,
             self.events,
             up,
             down,
             options.burst_bytes,
-            latency,
-            window,
+            options.hop_seconds + self.scenario.round_trip / 2,
+            options.window_bytes + int(up * self.scenario.round_trip),
             options.kernel_bytes,
-            rng,
+            self._zones[self.scenario.zone_of(place)],
+            random.Random(self._rng.random()),
             self.nodes,
             self.totals,
-            self.pulls.got_piece if name != TRACKER else _ignore,
         )
         return node
 
@@ -174,30 +144,34 @@ class Run:
         bounds = bounds_of(self.scenario, self.options.share, starts, held_by=self.scenario.holders)
         return max(bounds.values())
 
-    def go(self) -> Outcome:
+    async def go(self) -> Outcome:
         """Run until every host that can have the image has it, or the scenario gives up."""
         scenario, began = self.scenario, time.perf_counter()
         if not self.options.registers:
-            names = [name for group in scenario.hosts for name in group.hosts]
-            zones = [scenario.zone_of(group) for group in scenario.hosts for _ in group.hosts]
-            self.steering.register(names, zones, self._rng, told=False)
-        self.steering.hold(scenario.holders)
-        self._arm_variants()
+            for name in self._rng.sample(list(self.agents), len(self.agents)):
+                self._register(name, told=False)
+        for name in scenario.holders:
+            self.tracker.hold(name)
         for event in scenario.event:
             self.events.at(event.at.after(self._expected()), self._befall, event)
         self._next_wave()
-        self.events.run(scenario.give_up, lambda: not self._left_to_wait)
+        await drive(self.events, scenario.give_up, lambda: not self._left_to_wait)
         wall = time.perf_counter() - began
         starts = {name: client.asked_at for name, client in self.pulls.clients.items() if client.asked_at is not None}
+        pipes = [pipe for zone in self._zones.values() if zone is not None for pipe in (zone.out, zone.into)]
         return Outcome(
             scenario,
             self.options,
             self.pulls.clients,
             bounds_of(scenario, self.options.share, starts, held_by=scenario.holders),
             self.totals,
-            self.steering,
+            self.tracker.lines,
+            self.tracker.relaying.all_rings(),
+            len(self.tracker.relaying.slow(self.agents, self.events.now)),
             self.origin.sent_bytes,
-            self.tracker.uplink.sent_bytes,
+            self.nodes[TRACKER].uplink.sent_bytes,
+            self.nodes[TRACKER].dealt_bytes,
+            max((pipe.passed_bytes for pipe in pipes if pipe is not None), default=0),
             sum(node.engine.takeovers for node in self.nodes.values()),
             max(node.longest_control_seconds for node in self.nodes.values()),
             self.events.now,
@@ -205,11 +179,11 @@ class Run:
             wall,
         )
 
-    def _arm_variants(self) -> None:
-        variants, steering = self.options.variants, self.steering
-        if Variant.REPORT_FROZEN in variants:
-            for node in self.nodes.values():
-                node.on_lost = partial(steering.frozen, node)
+    def _register(self, name: str, told: bool) -> None:
+        """Give a host its lease, in an order that is drawn as races draw it."""
+        agent, zone = self.agents[name], self.scenario.zone_of(self.scenario.group_of(name))
+        self.tracker.register(name, zone, agent.hear, told)
+        agent.beat(LEASE_SECONDS / BEATS_A_LEASE * self._rng.uniform(0.5, 1))
 
     def _next_wave(self) -> None:
         if self._waves:
@@ -219,17 +193,17 @@ class Run:
                 self.events.after(after, self._ask, host)
 
     def _ask(self, host: str) -> None:
-        node = self.nodes[host]
-        if node.dead:
+        if self.nodes[host].dead:
             return
         if self.options.registers:
-            self.steering.register([host], [self.scenario.zone_of(self.scenario.group_of(host))], self._rng, told=True)
-        self.pulls.start(node)
+            self._register(host, told=True)
+        self.pulls.start(self.agents[host])
 
     def _on_done(self, client: Client) -> None:
-        self._settled(client.node.name)
+        self._settled(client.agent.name)
 
     def _settled(self, host: str) -> None:
+        self.events.pause()
         self._left_to_wait.discard(host)
         self._in_wave.discard(host)
         if not self._in_wave:
@@ -237,25 +211,19 @@ class Run:
 
     def _befall(self, event: Event) -> None:
         node = self.nodes[event.target]
-        if event.action == "kill":
-            node.die()
-            self.steering.gone(node.name)
-            self._settled(node.name)
-        elif event.action == "stop":
-            node.stop()
-            self.events.after(LEASE_SECONDS, self._expire, node)
-        else:
-            node.resume()
-            self.steering.heard_again(node.name)
-
-    def _expire(self, node: Node) -> None:
-        if node.frozen:
-            self.steering.gone(node.name)
-            self._settled(node.name)
-
-
-def _ignore(_node: Node, _generation: int, _index: int) -> None:
-    """The tracker's own pieces are counted by the origin."""
+        match event.action:
+            case "kill":
+                node.die()
+                self.tracker.broke(node.name)
+                self._settled(node.name)
+            case "stop":
+                node.stop()
+                if not any(each.target == event.target and each.action == "continue" for each in self.scenario.event):
+                    self._settled(node.name)
+            case _:
+                node.resume()
+                if not self.tracker.has_line(node.name):
+                    self._register(node.name, told=True)
 
 
 def _refuse_unmodelled(scenario: Scenario) -> None:
@@ -263,10 +231,18 @@ def _refuse_unmodelled(scenario: Scenario) -> None:
     for event in scenario.event:
         if event.target in (TRACKER, ORIGIN) or event.action == "restart":
             raise InvalidInput(f"event: the model can't {event.action} {event.target}; emulate that")
-    if scenario.zone_link is not None:
-        raise InvalidInput("zone_link: the model has no zones; emulate that")
 
 
 def run(scenario: Scenario, options: Options) -> Outcome:
-    """Run a scenario once."""
-    return Run(scenario, options).go()
+    """Run a scenario once; raises `InvalidInput` for one that can't be modelled."""
+    grown = scaled(scenario, options.hosts)
+    _refuse_unmodelled(grown)
+    events = Events()
+
+    async def inside() -> Outcome:
+        async with trio.open_nursery() as nursery:
+            outcome = await Run(grown, options, events, nursery).go()
+            nursery.cancel_scope.cancel()
+        return outcome
+
+    return trio.run(inside, clock=HeapClock(events))

@@ -18,6 +18,9 @@ TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the la
 wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece that has its connection for itself
 travels as one frame here, since nobody acts on a part of a piece.
 
+Between two zones stands a `Pipe`, one each way, which all connections share: another FIFO, through which packets stream
+as through the two links.
+
 Control frames go before pieces but behind what the kernel has. They take time from the uplink and ride on the frame in
 front of them, without an event of their own.
 
@@ -190,6 +193,31 @@ class Uplink:
         self._schedule()
 
 
+class Pipe:
+    """One direction of the link that joins a zone to the first one."""
+
+    def __init__(self, bytes_per_second: float, burst_bytes: int) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._burst_seconds = max(burst_bytes / bytes_per_second, BURST_SECONDS)
+        self._free_at = -_NEVER
+        self.passed_bytes = 0
+
+    def take(self, began: float, size_bytes: int) -> tuple[float, float]:
+        """When the first and the last byte of something are through that began to come at `began`."""
+        self.passed_bytes += size_bytes
+        begun = max(self._free_at, began - self._burst_seconds)
+        self._free_at = begun + size_bytes / self._bytes_per_second
+        return begun, self._free_at
+
+
+class Zone:
+    """Where a host stands; the pipes lead out of it and into it, and are None for the first zone."""
+
+    def __init__(self, out: Pipe | None = None, into: Pipe | None = None) -> None:
+        self.out = out
+        self.into = into
+
+
 class Host:
     """A host's link and connections. Subclasses say what happens with what arrives (`receive`) and left (`written`).
 
@@ -206,8 +234,10 @@ class Host:
         latency_seconds: float,
         window_bytes: int,
         kernel_bytes: int,
+        zone: Zone | None = None,
     ) -> None:
         self.name = name
+        self.zone = zone
         self.events = events
         up_burst = max(burst_bytes, int(up_bytes_per_second * BURST_SECONDS)) if burst_bytes else 0
         self.uplink = Uplink(events, up_bytes_per_second, up_burst, self._left)
@@ -253,6 +283,8 @@ class Host:
             flow.kernel[-1].riders.append((now, item))
             return
         left = now + self.uplink.control_delay_seconds
+        for pipe in self._pipes(receiver):
+            left = max(left, pipe.take(left, CONTROL_FRAME_BYTES)[1])
         arrives = max(left, receiver.down_free_at) + self.latency_seconds
         self.events.at(arrives, self._control_arrived, flow, now, item)
 
@@ -292,6 +324,12 @@ class Host:
         for flow in list(self.flows.values()):
             self._feed(flow)
 
+    def _pipes(self, receiver: "Host") -> list[Pipe]:
+        """What stands between us and `receiver`, besides both links."""
+        if self.zone is receiver.zone or self.zone is None or receiver.zone is None:
+            return []
+        return [pipe for pipe in (self.zone.out, receiver.zone.into) if pipe is not None]
+
     # From lanes to the kernel to the link.
 
     def _feed(self, flow: Flow) -> None:
@@ -329,10 +367,15 @@ class Host:
         flow.in_flight_bytes += frame.size_bytes
         receiver = flow.receiver
         now = self.events.now
-        begun = max(receiver.down_free_at, frame.began - receiver._down_burst_seconds)
+        came, through = frame.began, now
+        if self.zone is not receiver.zone:
+            for pipe in self._pipes(receiver):
+                came, last = pipe.take(came, frame.size_bytes)
+                through = max(through, last)
+        begun = max(receiver.down_free_at, came - receiver._down_burst_seconds)
         free = begun + frame.size_bytes / receiver.down_bytes_per_second
         receiver.down_free_at = free
-        self.events.at(max(now, free) + self.latency_seconds, self._arrived, frame)
+        self.events.at(max(through, free) + self.latency_seconds, self._arrived, frame)
         self._next_frame(flow)
         if self.paced and frame.item is not None:
             self.written(frame.item)

@@ -1,7 +1,8 @@
-"""A node of the model: the real rules (`relay.engine`), with modelled connections where the reactor has sockets.
+"""A node of the relay in the model: what `relay.node.RelayNode` offers, over modelled connections.
 
-What `relay/reactor.py` does with frames and actions, in its words and its order; bytes, signatures and files are left
-out. The clock and the links are the model's.
+The rules are the real ones (`relay.engine`, `dealer`, `lag`, `liveness`); here is what `relay/reactor.py` and
+`switchboard.py` do between them and the sockets, in their words. Bytes, signatures and files are left out. Whoever
+gives commands (the tracker's `Relaying`, an agent's `Relays`) is told by notices, in an event of its own each.
 """
 
 import random
@@ -10,28 +11,35 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.core.pieces import PieceSet
+from p2pdist.relay.dealer import Dealer
 from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.liveness import Liveness
+from p2pdist.relay.node import Ticket
+from p2pdist.relay.notices import DealsDone, EpochBegan, Notice, PeerLags, PeerSilent, StoodStill
+from p2pdist.relay.reactor import OWN_FREEZE_SECONDS, TICK_SECONDS
 from p2pdist.relay.spans import Ring
+from p2pdist.relay.transfer import Counts, TransferSpec
 from simulations.model.events import Events
-from simulations.model.links import Host
+from simulations.model.links import Host, Zone
 
-TICK_SECONDS = 0.1
-OWN_FREEZE_SECONDS = 1.0
 REDIAL_SECONDS = 0.2
+_NO_HASHES: tuple[bytes | None, ...] = ()
 
 
 @dataclass(slots=True)
 class Part:
-    """What a node has of one generation; `deferred` are fills that wait for a piece."""
+    """What a node has of one generation: `vouched` are the pieces that it may pass on."""
 
-    layout: PieceLayout
-    held: PieceSet
-    dealing: int | None = None
-    by_offer: bool = False
-    deferred: dict[int, list[int]] = field(default_factory=dict)
+    spec: TransferSpec
+    vouched: PieceSet
+    dealer: Dealer
+    counts: Counts = field(default_factory=Counts)
+
+    def length(self, index: int) -> int:
+        """The size of a piece."""
+        return self.spec.layout.length(index)
 
 
 @dataclass(slots=True)
@@ -40,12 +48,12 @@ class Totals:
 
     received_bytes: int = 0
     duplicate_bytes: int = 0
-    dealt_bytes: int = 0
     frozen_verdicts: int = 0
+    fills: int = 0
 
 
 class Node(Host):
-    """An agent, or the tracker's relay side. `on_piece(node, generation, index)` is told of every new piece."""
+    """The relay's side of an agent, or of the tracker; `on_notice` hears what its process is told."""
 
     def __init__(
         self,
@@ -57,10 +65,10 @@ class Node(Host):
         latency_seconds: float,
         window_bytes: int,
         kernel_bytes: int,
+        zone: Zone | None,
         rng: random.Random,
         directory: dict[str, "Node"],
         totals: Totals,
-        on_piece: Callable[["Node", int, int], None],
     ) -> None:
         super().__init__(
             name,
@@ -71,44 +79,123 @@ class Node(Host):
             latency_seconds,
             window_bytes,
             kernel_bytes,
+            zone,
         )
         self.engine = Engine(name, rng)
-        self.parts: dict[int, Part] = {}
         self.dead = False
+        self.dealt_bytes = 0
+        self.on_notice: Callable[[Notice], None] = _nobody_hears
+        self.on_resume: Callable[[], None] = _nothing
+        self._parts: dict[int, Part] = {}
+        self._watched_deals: set[int] = set()
         self._watched: set[str] = set()
         self._lag = LagWatch()
         self._ticking = False
-        self.on_lag: Callable[[str], None] = _nothing
-        self.on_lost: Callable[[str], None] = _nothing
         self._directory = directory
         self._totals = totals
-        self._on_piece = on_piece
         self._parked: defaultdict[tuple[int, int], list[tuple[Node, Push | Offer]]] = defaultdict(list)
         self._closed: set[int] = set()
-        self._heard: list[Callable[[Node], None]] = []
         self._acting = False
         self._frozen_at = 0.0
 
-    # Commands, as the reactor has them.
+    # What a process asks of its relay: see `relay.node.RelayNode`.
 
-    def open(self, generation: int, layout: PieceLayout, held: PieceSet, fan: int) -> None:
+    def open(self, spec: TransferSpec) -> Ticket:
         """Take part in a generation."""
-        if generation not in self.parts:
-            self.parts[generation] = Part(layout, held)
+        number, count = spec.generation, spec.layout.count
+        if number not in self._parts:
+            vouched = PieceSet(count)
+            held = cast(Container[int], vouched)
+            self._parts[number] = Part(spec, vouched, Dealer(self.engine, number, count, held))
+            self._closed.discard(number)
+            self.engine.open(number, held, spec.layout.piece_bytes, spec.fan)
             if not self._ticking:
                 self._ticking = True
                 self.events.after(TICK_SECONDS, self._tick)
-            self.engine.open(generation, cast(Container[int], held), layout.piece_bytes, fan)
+        return Ticket(self._parts[number].counts, _NO_HASHES)
+
+    def close(self, generation: int) -> None:
+        """End our part in a generation."""
+        if self._parts.pop(generation, None) is not None:
+            self._closed.add(generation)
+            self._watched_deals.discard(generation)
+            self.engine.close(generation)
+            for flow in self.flows.values():
+                flow.lanes.pop(generation, None)
+            self.act()
 
     def add_ring(self, generation: int, ring: Ring) -> None:
         """Learn an epoch's members, and take what had to wait for it."""
-        if generation in self.parts:
+        if generation in self._parts:
             self.engine.add_ring(generation, ring)
             if ring.is_leaf(self.name):
                 self._soften(generation)
             for sender, item in self._parked.pop((generation, ring.epoch), ()):
                 self._judge(sender, item)
             self.act()
+
+    def start_dealing(
+        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+    ) -> None:
+        """Deal these pieces over a ring, in place of the one that this share had before."""
+        part = self._parts.get(generation)
+        if part is not None:
+            wanted = frozenset(pieces) if pieces is not None else None
+            dealt = part.dealer.start(share, ring, wanted, by_offer)
+            if dealt is not None:
+                self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
+            self.act()
+
+    def deal(self, generation: int, pieces: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """Pieces are there and vouched for: deal them, now or when there is a ring."""
+        part = self._parts.get(generation)
+        if part is not None:
+            for index, _, _ in pieces:
+                part.vouched.add(index)
+                part.dealer.supplied(index)
+            self.act()
+
+    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
+        """Deal these pieces over the ring of a fill, each as soon as it is here."""
+        part = self._parts.get(generation)
+        if part is not None:
+            self._totals.fills += 1
+            part.dealer.fill(ring, indices, by_offer)
+            self.act()
+
+    def watch(self, generation: int) -> None:
+        """Ask for the notice `DealsDone`."""
+        if generation in self._parts:
+            self._watched_deals.add(generation)
+
+    # Time.
+
+    def _tick(self) -> None:
+        """What the reactor's ticks do."""
+        self._ticking = bool(self._parts) and not self.dead
+        if not self._ticking:
+            return
+        self.events.after(TICK_SECONDS, self._tick)
+        if self.frozen:
+            return
+        engine = self.engine
+        engine.tick()
+        self.act()
+        owed_by = engine.owed_by
+        waiting = {peer: flow.waiting_pieces for peer, flow in self.flows.items() if owed_by(peer)}
+        for peer in self._lag.tick(waiting):
+            self._notify(PeerLags(peer))
+        for generation in sorted(self._watched_deals):
+            if self._parts[generation].dealer.finished:
+                self._watched_deals.discard(generation)
+                self._notify(DealsDone(generation))
+
+    def _notify(self, notice: Notice) -> None:
+        self.events.after(0.0, self._tell, notice)
+
+    def _tell(self, notice: Notice) -> None:
+        if not self.dead:
+            self.on_notice(notice)
 
     def _soften(self, generation: int) -> None:
         """We are slow: offer what we haven't begun to send, since others have our spans now."""
@@ -117,74 +204,6 @@ class Node(Host):
                 offer = self.engine.soften(item.tag)
                 if offer is not None:
                     self.send_control(self._directory[peer], offer)
-
-    def _tick(self) -> None:
-        """Look whose queue grows while its siblings' doesn't, as the reactor's ticks do."""
-        self._ticking = bool(self.parts) and not self.dead
-        if not self._ticking:
-            return
-        self.events.after(TICK_SECONDS, self._tick)
-        if not self.frozen:
-            self.engine.tick()
-            self.act()
-            owed_by = self.engine.owed_by
-            waiting = {peer: flow.waiting_pieces for peer, flow in self.flows.items() if owed_by(peer)}
-            for peer in self._lag.tick(waiting):
-                self.on_lag(peer)
-
-    def start_dealing(self, generation: int, ring: Ring) -> list[int]:
-        """Be the dealer of a generation over `ring`; returns what was dealt before."""
-        part = self.parts[generation]
-        already = list(part.held)
-        dealt: list[int] = []
-        if part.dealing is None:
-            self.engine.start_dealing(generation, ring)
-            for index in already:
-                self.engine.deal(generation, ring.epoch, index, part.by_offer)
-        else:
-            waiting = set(self.engine.waiting(generation, part.dealing))
-            dealt = [index for index in already if index not in waiting]
-            self.engine.replace_dealing(generation, part.dealing, ring)
-        part.dealing = ring.epoch
-        self.act()
-        return dealt
-
-    def deal(self, generation: int, index: int) -> None:
-        """A piece came from the origin or the store: deal it, now or when there is a ring."""
-        part = self.parts[generation]
-        part.held.add(index)
-        if part.dealing is not None:
-            self.engine.deal(generation, part.dealing, index, part.by_offer)
-        self._deal_deferred(generation, part, index)
-        self.act()
-
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int]) -> None:
-        """Deal these pieces over the ring of a fill, each as soon as it is here."""
-        part = self.parts.get(generation)
-        if part is None:
-            return
-        self.engine.start_dealing(generation, ring)
-        for index in indices:
-            if index in part.held:
-                self.engine.deal(generation, ring.epoch, index)
-            else:
-                part.deferred.setdefault(index, []).append(ring.epoch)
-        self.act()
-
-    def close_generation(self, generation: int) -> None:
-        """End our part in a generation."""
-        if self.parts.pop(generation, None) is not None:
-            self._closed.add(generation)
-            self.engine.close(generation)
-            for flow in self.flows.values():
-                flow.lanes.pop(generation, None)
-
-    def hear(self, call: Callable[["Node"], None]) -> None:
-        """A control message arrived: do what it says, when the process runs."""
-        if self.frozen:
-            self._heard.append(call)
-        elif not self.dead:
-            call(self)
 
     # What the connections tell.
 
@@ -228,7 +247,9 @@ class Node(Host):
                 if peer.dead:
                     self.engine.lost(action.to)
                 elif type(action) is Push:
-                    size = self.parts[action.generation].layout.length(action.index)
+                    part = self._parts[action.generation]
+                    size = part.length(action.index)
+                    part.counts.sent_bytes += size
                     self.send_piece(peer, action.generation, size, action)
                 else:
                     self.send_control(peer, action)
@@ -238,24 +259,20 @@ class Node(Host):
         generation, index = item.generation, item.index
         offered = not isinstance(item, Push) or item.offered
         self.engine.admit(sender.name, generation, index, item.epoch, item.root, item.span, offered)
+        part = self._parts[generation]
         if isinstance(item, Offer):
+            if index not in part.vouched and part.spec.file.has(index):
+                part.vouched.add(index)
             self.engine.offered(sender.name, item)
             return
-        part = self.parts[generation]
-        size = part.layout.length(index)
+        size = part.length(index)
         self._totals.received_bytes += size
-        if sender.name == "tracker":
-            self._totals.dealt_bytes += size
-        if part.held.add(index):
-            self._on_piece(self, generation, index)
-        else:
+        sender.dealt_bytes += size
+        if not part.vouched.add(index) or not part.spec.file.write_piece(index, b""):
             self._totals.duplicate_bytes += size
-        self.engine.pushed(sender.name, item)
-        self._deal_deferred(generation, part, index)
-
-    def _deal_deferred(self, generation: int, part: Part, index: int) -> None:
-        for epoch in part.deferred.pop(index, ()):
-            self.engine.deal(generation, epoch, index)
+        if generation in self._parts:
+            self.engine.pushed(sender.name, item)
+            part.dealer.received(index)
 
     # What goes wrong.
 
@@ -283,10 +300,9 @@ class Node(Host):
             self._inbox.clear()
             for peer in self._neighbours():
                 self._start_afresh(peer)
+            self._notify(StoodStill())
             self.act()
-        heard, self._heard = self._heard, []
-        for call in heard:
-            call(self)
+        self.on_resume()
 
     def _start_afresh(self, peer: "Node") -> None:
         self.close_flow(peer.name)
@@ -317,8 +333,8 @@ class Node(Host):
         elif owes and liveness.is_frozen(now, -flow.unsent_bytes, not flow.unsent_bytes):
             self._totals.frozen_verdicts += 1
             self.take_queued(peer.name)
+            self._notify(PeerSilent(peer.name))
             self.lose(peer.name)
-            self.on_lost(peer.name)
         self.events.after(TICK_SECONDS, self._watch, peer, liveness, owes)
 
     def lose(self, peer: str) -> None:
@@ -343,8 +359,12 @@ class Node(Host):
         ]
 
 
-def _nothing(_name: str) -> None:
-    """Nobody is told."""
+def _nobody_hears(_notice: Notice) -> None:
+    """There is no process behind this node."""
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
 
 
 def hash_of(*names: str) -> int:

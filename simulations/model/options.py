@@ -3,21 +3,7 @@
 from dataclasses import dataclass
 
 from p2pdist.relay.spans import DEFAULT_FAN
-from p2pdist.tracker.epochs import JOIN_WINDOW_SECONDS
-from p2pdist.tracker.table import WINDOW_SECONDS as TABLE_WINDOW_SECONDS
 from simulations.model.variants import Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How long the tracker lets news come together: at least `seconds`, more by each member who must hear them."""
-
-    seconds: float
-    seconds_per_member: float = 0.0
-
-    def window(self, members: int) -> float:
-        """The wait when so many must be told."""
-        return max(self.seconds, self.seconds_per_member * members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +25,5 @@ class Options:
     burst_bytes: int = 128 * 1024
     window_bytes: int = 256 * 1024
     kernel_bytes: int = 128 * 1024
-    joins: Batching = Batching(JOIN_WINDOW_SECONDS)
-    table: Batching = Batching(TABLE_WINDOW_SECONDS)
     registers: bool = False
     variants: frozenset[Variant] = frozenset()

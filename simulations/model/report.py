@@ -29,12 +29,14 @@ def lines(figures: Figures) -> Iterator[str]:
     yield (
         f"  tracker sent {control.messages_sent} messages ({by_type}), {format_size(control.bytes_sent)};"
         f" at most {control.most_messages_in_a_second} and {format_size(control.most_bytes_in_a_second)} in a second;"
-        f" heard {control.messages_received}, {format_size(control.bytes_received)}; {control.epochs} epochs"
+        f" heard {control.messages_received}, {format_size(control.bytes_received)}; {control.rings} rings"
     )
     yield (
         f"  longest wait of a relay's control frame {figures.longest_control_seconds * 1000:.0f} ms,"
         f" verdicts of frozen {figures.frozen_verdicts}, called slow {figures.called_slow}"
     )
+    if figures.zone_copies:
+        yield f"  over the thin link, in the direction that carried more: {figures.zone_copies:.3f} copies"
     yield (
         f"  model: {figures.events} events in {figures.wall_seconds:.1f} s,"
         f" {figures.events_per_second:,.0f} events/s for {figures.model_seconds:.1f} s of the fleet"

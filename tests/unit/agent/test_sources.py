@@ -18,6 +18,7 @@ from p2pdist.agent.sources import (
     grace_seconds,
     judge,
     may_rescue,
+    overdue,
 )
 from p2pdist.core.errors import (
     BlobUnknown,
@@ -30,6 +31,7 @@ from p2pdist.core.errors import (
     StoreError,
     Unavailable,
 )
+from p2pdist.core.pieces import PieceSet
 from p2pdist.store.errors import StoreFull
 from p2pdist.swarm import SwarmStorageError
 
@@ -131,3 +133,10 @@ def test_when_everything_was_dealt_whatever_is_missing_is_overdue_once_nothing_c
     assert clock.overdue_seconds(2.5) == 0.5
     clock.look(3, 1, 1, True, 3.0)
     assert clock.overdue_seconds(4.0) == 2.0
+
+
+def test_what_is_asked_for_is_what_was_dealt_or_lies_well_before_the_newest_piece() -> None:
+    pieces = PieceSet(40, [*range(5), 39])
+    assert list(overdue(pieces, everything_dealt=True)) == list(range(5, 39))
+    assert list(overdue(pieces, everything_dealt=False)) == list(range(5, 39 - GAP_PIECES))
+    assert list(overdue(PieceSet(3), everything_dealt=False)) == []

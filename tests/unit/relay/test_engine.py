@@ -245,6 +245,31 @@ def test_a_member_that_turns_out_slow_gives_up_its_spans(members: int, pieces: i
     assert not any(engine.unfinished(GENERATION) for engine in fleet.engines.values())
 
 
+@pytest.mark.parametrize("known_before", [False, True])
+def test_nobody_waits_for_an_acknowledgement_of_one_that_has_become_a_leaf(known_before: bool) -> None:
+    """Nor for what was dealt over the ring on which it still stood."""
+    fleet = Fleet(10, names(5), piece_bytes=1 << 20)
+    slow, others = fleet.members[-1], fleet.members[:-1]
+    ring = Ring(2, others, DEALER, [slow])
+    fleet.silent.add(slow)
+
+    def verdict() -> None:
+        for node in others:
+            fleet.engines[node].add_ring(GENERATION, ring)
+
+    if known_before:
+        verdict()
+    deal_all(fleet)
+    fleet.run()
+    if not known_before:
+        assert fleet.engines[DEALER].unfinished(GENERATION) > 2
+        verdict()
+    fleet.engines[DEALER].replace_dealing(GENERATION, 1, ring)
+    fleet.run()
+    assert all(fleet.lacking(node) == [] for node in others)
+    assert all(fleet.engines[DEALER].owed_by(node) is False for node in others)
+
+
 @settings(deadline=None, max_examples=60)
 @given(members=st.integers(2, 16), pieces=st.integers(1, 20), steps=st.integers(0, 200), seed=st.integers(0, 1 << 30))
 def test_a_member_that_is_back_is_offered_what_it_missed(members: int, pieces: int, steps: int, seed: int) -> None:
