@@ -311,16 +311,20 @@ class RelayHost(Host):
     def _enter(self, plan: RelayPlan) -> None:
         assert self.relay is not None
         layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
-        if plan.digest not in self.files:
-            file = self.files[plan.digest] = File(layout)
-            self._stack.callback(file.close)
-        self.generations[plan.generation] = plan.digest
-        file = self.files[plan.digest]
         digest = Digest.parse(plan.digest)
+        file = self.file(digest, layout)
+        self.generations[plan.generation] = plan.digest
         ticket = self.relay.open(TransferSpec(plan.generation, digest, layout, file, plan.private, plan.fan))
         self.counts[plan.generation] = ticket.counts
         for info in plan.rings:
             self.relay.add_ring(plan.generation, self._ring(info))
+
+    def file(self, digest: Digest, layout: PieceLayout) -> File:
+        """The blob's file, whatever is in it."""
+        if str(digest) not in self.files:
+            file = self.files[str(digest)] = File(layout)
+            self._stack.callback(file.close)
+        return self.files[str(digest)]
 
     def _supply(self, supply: Supply) -> None:
         assert self.relay is not None
