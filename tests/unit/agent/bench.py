@@ -28,7 +28,7 @@ from p2pdist.relay.transfer import TransferSpec
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.telemetry.metrics import AgentMetrics, OnScrape
-from p2pdist.wire.messages import Message, RelayPlan, UpstreamInfo, members_bitmap
+from p2pdist.wire.messages import Message, RelayPlan, RingInfo, UpstreamInfo, members_bitmap
 
 from .scripted_tracker import SECRET, Line, ScriptedTracker, listening
 
@@ -65,9 +65,7 @@ class Blob:
             generation,
             4,
             private,
-            epoch,
-            members_bitmap([0]),
-            "tracker",
+            (RingInfo(epoch, members_bitmap([0]), "tracker"),),
         )
 
 
@@ -105,7 +103,7 @@ class Dealer:
         file = _File(blob, blob.data if data is None else data)
         self.stack.callback(os.close, file.fd)
         self.node.open(TransferSpec(generation, blob.digest, blob.layout, file))
-        self.node.start_dealing(generation, Ring(1, [NODE], "tracker"))
+        self.node.start_dealing(generation, 1, Ring(1, [NODE], "tracker"))
 
     def deal(self, blob: Blob, indices: Iterable[int], generation: int = 7, *, data: bytes | None = None) -> None:
         """Deal these pieces; with `data`, wrong ones that are vouched for all the same."""

@@ -24,6 +24,7 @@ from p2pdist.wire.messages import (
     ManifestIs,
     Message,
     RelayPlan,
+    RingInfo,
     SizeIs,
     SizeWanted,
     Table,
@@ -285,7 +286,7 @@ async def test_a_tracker_that_does_not_read_loses_the_connection(bench: Bench) -
 
 async def test_a_plan_comes_before_what_is_said_of_it_only_if_somebody_waits(bench: Bench) -> None:
     line = await connected(bench)
-    plan = RelayPlan(77, "d", 1, 32768, 5, 4, False, 1, b"\1", "tracker")
+    plan = RelayPlan(77, "d", 1, 32768, 5, 4, False, (RingInfo(1, b"\1", "tracker"),))
     await line.say(plan, Table(False, ()))
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert plan not in bench.listener.told

@@ -30,6 +30,7 @@ from p2pdist.wire.messages import (
     Left,
     ManifestIs,
     ManifestWanted,
+    RingInfo,
     SwarmPlan,
     members_bitmap,
 )
@@ -384,7 +385,7 @@ async def test_slots_that_the_table_lacks_end_the_connection_only(root: Path) ->
         reader = Reader(bench, blob.digest, readers)
         await relayed(bench, blob)
         await bench.until(lambda: bench.relays.live == 1)
-        await bench.line.say(Epoch(7, 2, members_bitmap([0, 99]), "tracker"))
+        await bench.line.say(Epoch(7, (RingInfo(2, members_bitmap([0, 99]), "tracker"),)))
         bench.line = await bench.tracker.welcome()
         join = await bench.line.next(Join)
         await bench.line.say(blob.plan(join.id))

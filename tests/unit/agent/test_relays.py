@@ -13,13 +13,32 @@ from p2pdist.agent.relays import Relays
 from p2pdist.core.errors import InvalidInput, ProtocolError, StoreError, Unavailable
 from p2pdist.core.pieces import PieceSet
 from p2pdist.relay.node import RelayNode, Ticket
-from p2pdist.relay.notices import TransferFailed
+from p2pdist.relay.notices import DealsDone as DealsAcknowledged
+from p2pdist.relay.notices import EpochBegan, PeerLags, PeerSilent, StoodStill, TransferFailed
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import Counts, TransferSpec
 from p2pdist.store import BlobStore, PartialBlob
 from p2pdist.telemetry.metrics import AgentMetrics
-from p2pdist.wire.messages import Dealt, Ended, Epoch, Fill, Lacking, Left, Message, RelayPlan, Table, members_bitmap
+from p2pdist.wire.messages import (
+    Beat,
+    Began,
+    Deal,
+    DealsDone,
+    Dealt,
+    Ended,
+    Epoch,
+    Fill,
+    Lacking,
+    Lagging,
+    Left,
+    Message,
+    RelayPlan,
+    RingInfo,
+    Silent,
+    Table,
+    members_bitmap,
+)
 
 from .bench import NODE, PIECE_BYTES, Blob
 from .scripted_tracker import member
@@ -49,8 +68,17 @@ class Thread:
     def add_ring(self, generation: int, ring: Ring) -> None:
         self.told.append(("ring", generation, ring.epoch, ring.members))
 
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int]) -> None:
-        self.told.append(("fill", generation, ring.epoch, ring.members, tuple(indices)))
+    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
+        self.told.append(("fill", generation, ring.epoch, ring.members, tuple(indices), by_offer))
+
+    def start_dealing(
+        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+    ) -> None:
+        assert pieces is not None
+        self.told.append(("deal", generation, share, ring.epoch, ring.members, tuple(pieces), by_offer))
+
+    def watch(self, generation: int) -> None:
+        self.told.append(("watch", generation))
 
 
 class Bench:
@@ -75,15 +103,19 @@ def bench(root: Path) -> Iterator[Bench]:
 
 def plan(*slots: int, epoch: int = 1, generation: int = 7) -> RelayPlan:
     size = len(BLOB.data)
-    bitmap = members_bitmap([*slots])
-    return RelayPlan(1, str(BLOB.digest), size, PIECE_BYTES, generation, 4, False, epoch, bitmap, "tracker")
+    return RelayPlan(1, str(BLOB.digest), size, PIECE_BYTES, generation, 4, False, (ring(epoch, *slots),))
+
+
+def ring(epoch: int, *slots: int, dealer: str = "tracker", leaves: tuple[int, ...] = ()) -> RingInfo:
+    return RingInfo(epoch, members_bitmap([*slots]), dealer, members_bitmap([*leaves]))
 
 
 def test_what_comes_before_we_enter_means_the_table_of_its_time(bench: Bench) -> None:
     relays = bench.relays
     relays.plan(plan(0, 1))
-    relays.message(Epoch(7, 2, members_bitmap([0, 1, 2]), "tracker"))
-    relays.message(Fill(7, 3, members_bitmap([2]), PieceSet(3, [0, 2]).to_bytes()))
+    relays.message(Epoch(7, (ring(2, 0, 1, 2), ring(3, 0, dealer="one"))))
+    relays.message(Fill(7, ring(4, 2, dealer=NODE), PieceSet(3, [0, 2]).to_bytes()))
+    relays.message(Deal(7, 9, ring(5, 1, dealer=NODE), PieceSet(3, [1]).to_bytes(), by_offer=True))
     relays.message(Dealt(7, b"h" * 32))
     # One goes, and another gets its slot.
     relays.table(Table(False, (member(1, "three"),), (1,)))
@@ -94,7 +126,10 @@ def test_what_comes_before_we_enter_means_the_table_of_its_time(bench: Bench) ->
         ("open", 7),
         ("ring", 7, 1, (NODE, "one")),
         ("ring", 7, 2, (NODE, "one", "two")),
-        ("fill", 7, 3, ("two",), (0, 2)),
+        ("ring", 7, 3, (NODE,)),
+        ("fill", 7, 4, ("two",), (0, 2), False),
+        ("deal", 7, 9, 5, ("one",), (1,), True),
+        ("watch", 7),
     ]
 
 
@@ -110,11 +145,11 @@ def test_a_generation_that_ends_before_we_enter(bench: Bench) -> None:
 
 def test_nothing_is_kept_for_generations_that_we_have_no_part_in_and_little_for_others(bench: Bench) -> None:
     for generation in range(1000):
-        bench.relays.message(Epoch(generation, 1, members_bitmap([0]), "tracker"))
+        bench.relays.message(Epoch(generation, (ring(1, 0),)))
     assert not bench.relays._planned
     bench.relays.plan(plan(0))
     for epoch in range(2, 1000):
-        bench.relays.message(Epoch(7, epoch, members_bitmap([0]), "tracker"))
+        bench.relays.message(Epoch(7, (ring(epoch, 0),)))
     bench.relays.enter(plan(0), bench.partial, bench.wake)
     rings = [told for told in bench.thread.told if told[0] == "ring"]
     assert len(rings) < 300
@@ -124,21 +159,27 @@ def test_nothing_is_kept_for_generations_that_we_have_no_part_in_and_little_for_
 @pytest.mark.parametrize(
     "message",
     [
-        Epoch(7, 2, members_bitmap([0, 9]), "tracker"),
-        Fill(7, 2, members_bitmap([0, 9]), PieceSet(3).to_bytes()),
-        Fill(7, 2, members_bitmap([0]), b"too long"),
+        Epoch(7, (ring(1, 0), ring(2, 0, 9))),
+        Epoch(7, (ring(2, 0, leaves=(9,)),)),
+        Fill(7, ring(2, 0, 9), PieceSet(3).to_bytes()),
+        Fill(7, ring(2, 0), b"too long"),
+        Deal(7, 1, ring(2, 0, 9), PieceSet(3).to_bytes()),
+        Deal(7, 1, ring(2, 0), b"too long"),
     ],
 )
-def test_messages_that_mean_nothing(bench: Bench, message: Epoch | Fill) -> None:
+def test_messages_that_mean_nothing(bench: Bench, message: Epoch | Fill | Deal) -> None:
     bench.relays.plan(plan(0))
     with pytest.raises((ProtocolError, InvalidInput)):
         bench.relays.message(message)
     with pytest.raises(ProtocolError, match="slots"):
         bench.relays.plan(plan(8))
+    # Not even a part of it.
+    bench.relays.enter(plan(0), bench.partial, bench.wake)
+    assert bench.thread.told == [("open", 7), ("ring", 7, 1, (NODE,))]
 
 
 def test_a_plan_that_does_not_fit_the_blob(bench: Bench) -> None:
-    other = RelayPlan(1, str(BLOB.digest), 5, PIECE_BYTES, 7, 4, False, 1, members_bitmap([0]), "tracker")
+    other = RelayPlan(1, str(BLOB.digest), 5, PIECE_BYTES, 7, 4, False, (ring(1, 0),))
     bench.relays.plan(other)
     with pytest.raises(ProtocolError, match="here it has"):
         bench.relays.enter(other, bench.partial, bench.wake)
@@ -174,3 +215,25 @@ def test_after_a_broken_connection_every_generation_is_asked_after(bench: Bench)
     assert bench.relays.enter(plan(0, 1, epoch=4), bench.partial, bench.wake) is membership
     assert bench.thread.told[-1] == ("ring", 7, 4, (NODE, "one"))
     assert sum(told == ("open", 7) for told in bench.thread.told) == 1
+
+
+def test_a_guest_has_no_ring_and_takes_part_all_the_same(bench: Bench) -> None:
+    guest = RelayPlan(1, str(BLOB.digest), len(BLOB.data), PIECE_BYTES, 7, 4, False, ())
+    bench.relays.plan(guest)
+    bench.relays.message(Epoch(7, (ring(3, 0, dealer="one"),)))
+    bench.relays.enter(guest, bench.partial, bench.wake)
+    assert bench.thread.told == [("open", 7), ("ring", 7, 3, (NODE,))]
+
+
+def test_what_the_relays_thread_says_goes_to_the_tracker(bench: Bench) -> None:
+    bench.relays.notice(EpochBegan(7, 3, (0, 2)))
+    assert bench.said == []
+    bench.relays.plan(plan(0))
+    bench.relays.enter(plan(0), bench.partial, bench.wake)
+    bench.relays.notice(EpochBegan(7, 3, (0, 2)))
+    bench.relays.notice(DealsAcknowledged(7))
+    bench.relays.notice(PeerLags("one"))
+    bench.relays.notice(PeerSilent("two"))
+    bench.relays.notice(StoodStill())
+    dealt = PieceSet(3, [0, 2]).to_bytes()
+    assert bench.said == [Began(7, 3, dealt), DealsDone(7), Lagging("one"), Silent("two"), Beat()]

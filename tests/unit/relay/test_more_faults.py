@@ -54,7 +54,7 @@ def test_a_name_for_an_address_is_not_looked_up_in_the_relays_thread() -> None:
         fleet.announce()
         fleet.open("tracker", fleet.data)
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, Ring(1, ["named"], "tracker"))
+        dealer.start_dealing(GENERATION, 1, Ring(1, ["named"], "tracker"))
         server.settimeout(1.0)
         try:
             sock, _ = server.accept()

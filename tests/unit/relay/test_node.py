@@ -131,7 +131,7 @@ def relay(fleet: Fleet) -> None:
         fleet.open(name)
         fleet.nodes[name].add_ring(GENERATION, ring)
     dealer = fleet.nodes["tracker"]
-    dealer.start_dealing(GENERATION, ring)
+    dealer.start_dealing(GENERATION, 1, ring)
     dealer.deal(GENERATION, fleet.vouched())
     dealer.watch(GENERATION)
 
@@ -174,7 +174,7 @@ def test_a_piece_that_overtakes_its_announcement_waits_for_it() -> None:
         ring = Ring(1, fleet.names, "tracker")
         fleet.open("tracker", fleet.data)
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring)
         dealer.deal(GENERATION, fleet.vouched())
         for name in fleet.names:
             fleet.open(name)
@@ -247,7 +247,7 @@ def test_a_member_that_freezes_loses_its_span_and_locks_nobody() -> None:
             fleet.open(name)
             fleet.nodes[name].add_ring(GENERATION, ring)
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring)
         dealer.deal(GENERATION, fleet.vouched())
         dealer.watch(GENERATION)
         for name in fleet.names:

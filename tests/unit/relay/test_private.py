@@ -79,7 +79,7 @@ def test_a_private_blob_travels_over_mutual_tls(tmp_path: Path) -> None:
         for name in fleet.names:
             fleet.open(name)
             fleet.nodes[name].add_ring(GENERATION, ring)
-        fleet.nodes[tracker].start_dealing(GENERATION, ring)
+        fleet.nodes[tracker].start_dealing(GENERATION, 1, ring)
         fleet.nodes[tracker].deal(GENERATION, fleet.vouched())
         fleet.nodes[tracker].watch(GENERATION)
         for name in fleet.names:
@@ -115,7 +115,7 @@ def test_a_certificate_of_another_fleet_is_refused(tmp_path: Path) -> None:
         ours.announce()
         theirs.announce()
         theirs.open(intruder, theirs.data)
-        theirs.nodes[intruder].start_dealing(GENERATION, Ring(1, [agent], intruder))
+        theirs.nodes[intruder].start_dealing(GENERATION, 1, Ring(1, [agent], intruder))
         notice = ours.await_notice(agent, lambda notice: isinstance(notice, PeerRejected))
         assert "another fleet" in str(notice)
 

@@ -94,7 +94,7 @@ def test_what_waits_for_a_connection_goes_with_its_generation() -> None:
         fleet.announce()
         fleet.open("tracker", fleet.data)
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, Ring(1, ["late"], "tracker"))
+        dealer.start_dealing(GENERATION, 1, Ring(1, ["late"], "tracker"))
         dealer.deal(GENERATION, fleet.vouched())
         mailbox_done(fleet, "tracker")
         dealer.close(GENERATION)
@@ -127,7 +127,7 @@ def test_a_member_whose_disk_is_full_swallows_no_span() -> None:
 
         fleet.files["n1"].write_piece = full  # type: ignore[method-assign]
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring)
         dealer.deal(GENERATION, fleet.vouched())
         dealer.watch(GENERATION)
         fleet.await_notice("tracker", lambda notice: isinstance(notice, DealsDone))
@@ -219,7 +219,7 @@ def test_a_dead_connection_gives_way_to_a_living_one() -> None:
         alive = stranger(fleet, "tracker", "twice")
         assert dark
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, Ring(1, ["twice"], "tracker"))
+        dealer.start_dealing(GENERATION, 1, Ring(1, ["twice"], "tracker"))
         dealer.deal(GENERATION, fleet.vouched())
         until = time.monotonic() + SECONDS
         alive.sock.settimeout(0.2)
@@ -242,7 +242,7 @@ def test_a_node_that_went_dark_is_dialled_again() -> None:
         dark = stranger(fleet, "tracker", "dark")
         assert dark
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, Ring(1, ["dark"], "tracker"))
+        dealer.start_dealing(GENERATION, 1, Ring(1, ["dark"], "tracker"))
         dealer.deal(GENERATION, fleet.vouched())
         listening.server.settimeout(8.0)
         with closing(listening.accept().sock) as sock:
@@ -258,7 +258,7 @@ def test_an_acknowledgement_that_dies_with_a_second_connection_is_missed() -> No
         first = stranger(fleet, "tracker", "twice")
         second = stranger(fleet, "tracker", "twice")
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, Ring(1, ["twice"], "tracker"))
+        dealer.start_dealing(GENERATION, 1, Ring(1, ["twice"], "tracker"))
         dealer.deal(GENERATION, fleet.vouched())
         dealer.watch(GENERATION)
         assert next_of(first, Kind.PIECE)
@@ -287,10 +287,10 @@ def test_an_offer_of_what_the_file_has_already_brings_no_bytes() -> None:
         fleet.open("n0", fleet.data)
         file = fleet.files["tracker"] = fleet.stack.enter_context(closing(File(fleet.layout, fleet.data)))
         dealer = fleet.nodes["tracker"]
-        dealer.open(TransferSpec(GENERATION, fleet.digest, fleet.layout, file, by_offer=True))
+        dealer.open(TransferSpec(GENERATION, fleet.digest, fleet.layout, file))
         ring = Ring(1, ["n0"], "tracker")
         fleet.nodes["n0"].add_ring(GENERATION, ring)
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring, by_offer=True)
         dealer.deal(GENERATION, fleet.vouched())
         dealer.watch(GENERATION)
         fleet.await_notice("tracker", lambda notice: isinstance(notice, DealsDone))
@@ -361,7 +361,7 @@ def test_nobody_waits_for_a_stopped_process_that_is_dialled() -> None:
             fleet.open(name)
             fleet.nodes[name].add_ring(GENERATION, ring)
         dealer = fleet.nodes["tracker"]
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring)
         dealer.deal(GENERATION, fleet.vouched())
         began = time.monotonic()
         for name in fleet.names:

@@ -25,7 +25,7 @@ def test_a_node_without_encryption_still_gets_public_blobs(tmp_path: Path) -> No
         fleet.open(tracker, fleet.data)
         dealer = fleet.nodes[tracker]
         ring = Ring(1, ["plain"], tracker)
-        dealer.start_dealing(GENERATION, ring)
+        dealer.start_dealing(GENERATION, 1, ring)
         done = threading.Event()
 
         def refused() -> None:
@@ -38,7 +38,7 @@ def test_a_node_without_encryption_still_gets_public_blobs(tmp_path: Path) -> No
                 break
         public = stack.enter_context(closing(File(fleet.layout, fleet.data)))
         dealer.open(TransferSpec(GENERATION + 1, fleet.digest, fleet.layout, public))
-        dealer.start_dealing(GENERATION + 1, ring)
+        dealer.start_dealing(GENERATION + 1, 1, ring)
         dealer.deal(GENERATION + 1, fleet.vouched())
         kind, _ = plain.frame()
         assert kind is Kind.PIECE

@@ -4,7 +4,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,34 +17,43 @@ from p2pdist.config.addresses import Address, OriginUrl, RegistryHost
 from p2pdist.config.schema import Control, TrackerAdmin, TrackerRelay, Upstream
 from p2pdist.config.values import Seconds
 from p2pdist.core.digest import Digest
-from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.core.pieces import PieceLayout, PieceSet, piece_hash
 from p2pdist.daemon import listen_tcp
 from p2pdist.pki.authority import Authority
 from p2pdist.pki.vouch import Verifier, public_key_from_bytes
 from p2pdist.relay.node import RelayNode
+from p2pdist.relay.notices import DealsDone, EpochBegan, Notice
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
-from p2pdist.relay.transfer import TransferSpec
+from p2pdist.relay.transfer import Counts, TransferSpec
+from p2pdist.relay.whole import proofs
 from p2pdist.telemetry.metrics import TrackerMetrics
 from p2pdist.tracker.main import Tracker
 from p2pdist.wire.channel import Channel
 from p2pdist.wire.messages import (
     VERSION,
+    Began,
+    Deal,
     Ended,
     Epoch,
     Fill,
     FromTracker,
     Greeting,
+    HeldBlob,
     Hello,
+    Inventory,
     Join,
     Left,
     Member,
     Message,
     RelayPlan,
+    RingInfo,
+    Supply,
     Table,
     Welcome,
     slots_of,
 )
+from p2pdist.wire.messages import DealsDone as DealsAreDone
 from tests.unit.pki.tls import NOW
 
 REGISTRY = "registry.example"
@@ -216,6 +225,14 @@ class File:
     def content(self) -> bytes:
         return os.pread(self.fd, self.layout.size_bytes, 0)
 
+    def hashes(self) -> list[bytes]:
+        """Those of its torrent, when it is whole."""
+        layout = self.layout
+        return [
+            piece_hash(layout, os.pread(self.fd, layout.length(index), layout.offset(index)))
+            for index in range(layout.count)
+        ]
+
     def close(self) -> None:
         self._file.close()
 
@@ -223,9 +240,10 @@ class File:
 class RelayHost(Host):
     """A host that takes part in relays, by the tracker's word."""
 
-    def __init__(self, name: str, port: int, stack: ExitStack) -> None:
+    def __init__(self, name: str, port: int, stack: ExitStack, zone: str = "") -> None:
         super().__init__(name, port)
         self._stack = stack
+        self._zone = zone
         self._listeners = listen_tcp(["127.0.0.1:0"])
         self.relay_port = self._listeners[0].getsockname()[1]
         self.table: dict[int, Member] = {}
@@ -233,16 +251,20 @@ class RelayHost(Host):
         self.generations: dict[int, str] = {}
         self.tracker: tuple[str, NodeAddress] | None = None
         self.relay: RelayNode | None = None
-        self.frozen = False
+        self.counts: dict[int, Counts] = {}
+        self._token = trio.lowlevel.current_trio_token()
+        # Without a bound: a test's few deals.
+        self._outgoing, self._words = trio.open_memory_channel[Message](float("inf"))
 
     async def start(self, nursery: trio.Nursery) -> None:
-        welcome = await self.join_fleet(nursery, relay_port=self.relay_port)
+        welcome = await self.join_fleet(nursery, relay_port=self.relay_port, zone=self._zone)
+        nursery.start_soon(self._talk)
         assert self.greeting is not None
         keys = [public_key_from_bytes(raw) for raw in welcome.keys]
         verifier = Verifier({})
         for key in keys:
             verifier.add(key)
-        self.relay = self._stack.enter_context(RelayNode(self.node, self._listeners, verifier, lambda _: None))
+        self.relay = self._stack.enter_context(RelayNode(self.node, self._listeners, verifier, self._notice))
         self.relay.set_secrets(list(welcome.relay_secrets))
         self.tracker = (self.greeting.tracker, NodeAddress("127.0.0.1", welcome.relay_port))
         for message in [message for message in self.messages if isinstance(message, Table)]:
@@ -255,15 +277,17 @@ class RelayHost(Host):
                     self._learn(message)
                 case RelayPlan():
                     self._enter(message)
-                case Epoch(generation, epoch, members, dealer):
-                    self._add_ring(generation, epoch, members, dealer)
-                case Fill(generation, epoch, members, pieces):
-                    layout = self.files[self.generations[generation]].layout
-                    self.relay.start_fill(
-                        generation,
-                        self._ring(epoch, members, self.node),
-                        PieceSet.from_bytes(layout.count, pieces),
-                    )
+                case Epoch(generation, rings):
+                    for info in rings:
+                        self.relay.add_ring(generation, self._ring(info))
+                case Fill(generation, info, pieces, by_offer):
+                    self.relay.start_fill(generation, self._ring(info), self._pieces(generation, pieces), by_offer)
+                case Supply():
+                    self._supply(message)
+                case Deal(generation, share, info, pieces, by_offer):
+                    wanted = self._pieces(generation, pieces)
+                    self.relay.start_dealing(generation, share, self._ring(info), wanted, by_offer)
+                    self.relay.watch(generation)
                 case Ended(generation):
                     self.relay.close(generation)
                 case _:
@@ -287,20 +311,71 @@ class RelayHost(Host):
     def _enter(self, plan: RelayPlan) -> None:
         assert self.relay is not None
         layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
-        if plan.digest not in self.files:
-            file = self.files[plan.digest] = File(layout)
-            self._stack.callback(file.close)
+        digest = Digest.parse(plan.digest)
+        file = self.file(digest, layout)
         self.generations[plan.generation] = plan.digest
-        file = self.files[plan.digest]
-        self.relay.open(TransferSpec(plan.generation, Digest.parse(plan.digest), layout, file, plan.private, plan.fan))
-        self._add_ring(plan.generation, plan.epoch, plan.members, plan.dealer)
+        ticket = self.relay.open(TransferSpec(plan.generation, digest, layout, file, plan.private, plan.fan))
+        self.counts[plan.generation] = ticket.counts
+        for info in plan.rings:
+            self.relay.add_ring(plan.generation, self._ring(info))
 
-    def _add_ring(self, generation: int, epoch: int, members: bytes, dealer: str) -> None:
+    def file(self, digest: Digest, layout: PieceLayout) -> File:
+        """The blob's file, whatever is in it."""
+        if str(digest) not in self.files:
+            file = self.files[str(digest)] = File(layout)
+            self._stack.callback(file.close)
+        return self.files[str(digest)]
+
+    def _supply(self, supply: Supply) -> None:
         assert self.relay is not None
-        self.relay.add_ring(generation, self._ring(epoch, members, dealer))
+        file = self.files[supply.digest]
+        digest, layout = Digest.parse(supply.digest), file.layout
+        assert (layout.size_bytes, layout.piece_bytes) == (supply.size_bytes, supply.piece_bytes)
+        self.generations[supply.generation] = supply.digest
+        self.counts[supply.generation] = self.relay.open(
+            TransferSpec(supply.generation, digest, layout, file, supply.private, supply.fan)
+        ).counts
+        self.relay.deal(supply.generation, proofs(supply.key_id, file.hashes(), supply.signatures))
 
-    def _ring(self, epoch: int, members: bytes, dealer: str) -> Ring:
-        return Ring(epoch, (self.table[slot].node for slot in slots_of(members)), dealer)
+    def _pieces(self, generation: int, bitmap: bytes) -> PieceSet:
+        return PieceSet.from_bytes(self.files[self.generations[generation]].layout.count, bitmap)
+
+    def _ring(self, info: RingInfo) -> Ring:
+        members, leaves = (
+            [self.table[slot].node for slot in slots_of(bitmap)] for bitmap in (info.members, info.leaves)
+        )
+        return Ring(info.epoch, members, info.dealer, leaves)
+
+    def _notice(self, notice: Notice) -> None:
+        """In the relay's thread: what a dealer must tell the tracker."""
+        match notice:
+            case EpochBegan(generation, epoch, dealt):
+                count = self.files[self.generations[generation]].layout.count
+                self._tell(Began(generation, epoch, PieceSet(count, dealt).to_bytes()))
+            case DealsDone(generation):
+                self._tell(DealsAreDone(generation))
+            case _:
+                pass
+
+    def _tell(self, message: Message) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._outgoing.send_nowait, message)
+
+    async def _talk(self) -> None:
+        """Say what the relay's thread has to say."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for message in self._words:
+                await self.say(message)
+
+    async def hold(self, digest: Digest) -> None:
+        """Say that the blob is here."""
+        await self.say(Inventory((HeldBlob(str(digest), self.files[str(digest)].layout.size_bytes),)))
+
+    def vanish(self) -> None:
+        """Stop the relay and hang up, as a host that dies does."""
+        assert self.relay is not None
+        self.relay.__exit__()
+        self.tcp.socket.close()
 
     async def get(self, digest: Digest, id_: int = 1) -> bytes:
         """Join, wait until the blob is here, and say so."""
@@ -316,10 +391,10 @@ class RelayHost(Host):
 
 
 @asynccontextmanager
-async def relay_hosts(tracker: Tracker, names: str) -> AsyncIterator[list[RelayHost]]:
+async def relay_hosts(tracker: Tracker, names: str, zone: str = "") -> AsyncIterator[list[RelayHost]]:
     """Hosts named by the letters of `names`, in the fleet."""
     with ExitStack() as stack:
-        hosts = [RelayHost(name, control_port(tracker), stack) for name in names]
+        hosts = [RelayHost(name, control_port(tracker), stack, zone) for name in names]
         async with trio.open_nursery() as nursery:
             for host in hosts:
                 await host.start(nursery)

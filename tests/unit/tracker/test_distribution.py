@@ -44,6 +44,7 @@ from p2pdist.wire.messages import (
     Left,
     Message,
     RelayPlan,
+    RingInfo,
     SwarmPlan,
     members_bitmap,
 )
@@ -108,6 +109,15 @@ def left_behind(directory: Path) -> list[str]:
     return [path.name for path in (directory / "blobs").iterdir()]
 
 
+def tracker_of(host: Host) -> str:
+    assert host.greeting is not None
+    return host.greeting.tracker
+
+
+def members_of(message: RelayPlan | Epoch) -> list[bytes]:
+    return [info.members for info in message.rings]
+
+
 def wish(id_: int = 1, **changes: Any) -> Join:
     fields: dict[str, Any] = {"id": id_, "upstream": REGISTRY, "repository": REPOSITORY, "digest": str(DIGEST)}
     return Join(**fields | changes)
@@ -130,7 +140,9 @@ async def test_simultaneous_joins_share_an_epoch_and_one_fetch(
         for host in hosts:
             await host.say(wish())
         plans = [await host.expect(RelayPlan) for host in hosts]
-        assert {(plan.id, plan.epoch, plan.members, plan.private) for plan in plans} == {(1, 1, b"\x07", False)}
+        ((ring,),) = {plan.rings for plan in plans}
+        assert ring == RingInfo(ring.epoch, b"\x07", tracker_of(hosts[0]))
+        assert {(plan.id, plan.private) for plan in plans} == {(1, False)}
         assert {plan.generation for plan in plans} == {plans[0].generation}
         for host, plan in zip(hosts, plans, strict=True):
             assert await host.finish(plan) == DATA
@@ -151,13 +163,14 @@ async def test_who_joins_in_the_middle_is_filled(origin: OriginServer, tracker: 
         await until(lambda: early.files[plan.digest].has(0))
         await late.say(wish(2))
         second = await late.expect(RelayPlan)
-        assert (second.epoch, second.generation) == (2, plan.generation)
-        assert (await early.expect(Epoch)).epoch == 2
+        assert (second.generation, members_of(second)) == (plan.generation, [b"\x03"])
+        assert second.rings[0].epoch > plan.rings[0].epoch
+        assert (await early.expect(Epoch)).rings == second.rings
         fill = await early.expect(Fill)
         dealt = [*PieceSet.from_bytes(LAYOUT.count, fill.pieces)]
         assert dealt == [*range(len(dealt))]
         assert 0 < len(dealt) <= LAYOUT.count // 2
-        assert fill.members == members_bitmap([1])
+        assert (fill.ring.members, fill.ring.dealer) == (members_bitmap([1]), early.node)
         gate.open()
         assert await late.finish(second) == DATA
         assert await early.finish(plan) == DATA
@@ -299,7 +312,7 @@ async def test_a_bitmap_that_does_not_fit_is_refused_alone(tracker: Tracker, hel
         await wrong.say(wish(piece_bytes=LAYOUT.piece_bytes, held=held))
         await right.say(wish())
         assert "bitmap" in (await wrong.expect(Failed)).message
-        assert (await right.expect(RelayPlan)).members == members_bitmap([1])
+        assert members_of(await right.expect(RelayPlan)) == [members_bitmap([1])]
 
 
 async def test_a_private_blob_does_not_travel_without_certificates(origin: OriginServer, tmp_path: Path) -> None:
@@ -372,9 +385,9 @@ async def test_a_member_that_is_gone_makes_a_new_epoch(origin: OriginServer, tra
     async with scripted(tracker, "x") as (lost,), relay_hosts(tracker, "a") as (host,):
         for one in (lost, host):
             await one.say(wish())
-        assert (await host.expect(RelayPlan, lambda plan: True)).members == members_bitmap([0, 1])
+        assert members_of(await host.expect(RelayPlan)) == [members_bitmap([0, 1])]
         await lost.close()
-        assert (await host.expect(Epoch)).members == members_bitmap([1])
+        assert members_of(await host.expect(Epoch)) == [members_bitmap([1])]
         gate.open()
         with trio.fail_after(10):
             await host.files[str(DIGEST)].whole.wait()
@@ -415,7 +428,7 @@ async def test_who_gives_up_leaves_the_others_a_smaller_ring(origin: OriginServe
             await host.say(wish())
         plan = await one.expect(RelayPlan)
         await one.say(Left(plan.generation, "the disk is full"))
-        assert (await other.expect(Epoch)).members == members_bitmap([1])
+        assert members_of(await other.expect(Epoch)) == [members_bitmap([1])]
         gate.open()
         assert await other.finish(plan) == DATA
         assert (await one.expect(Ended)).generation == plan.generation
@@ -425,6 +438,7 @@ async def test_a_member_that_neither_finishes_nor_leaves_does_not_hold_a_generat
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relaying, "END_SECONDS", 0.05)
+    monkeypatch.setattr(relaying, "SLOWEST_BYTES_A_SECOND", 1 << 40)
     async with relay_hosts(tracker, "a") as (host,):
         await host.say(wish())
         plan = await host.expect(RelayPlan)
@@ -482,7 +496,7 @@ async def test_who_lacks_pieces_is_filled(tracker: Tracker) -> None:
         await other.say(Lacking(plan.generation, PieceSet(LAYOUT.count, [3, 5]).to_bytes()))
         fill = await one.expect(Fill)
         assert [*PieceSet.from_bytes(LAYOUT.count, fill.pieces)] == [3, 5]
-        assert (await other.expect(Epoch)).dealer == one.node
+        assert [info.dealer for info in (await other.expect(Epoch)).rings] == [one.node]
 
 
 async def test_a_complaint_about_what_is_over_is_answered(tracker: Tracker) -> None:
@@ -505,12 +519,12 @@ async def test_a_complaint_with_a_wrong_bitmap_ends_its_connection(origin: Origi
 # Warm: from the fleet, or from our store.
 
 
-async def test_what_agents_hold_goes_by_swarm(origin: OriginServer, tracker: Tracker) -> None:
+async def test_what_agents_hold_goes_by_swarm_after_a_fruitless_way(origin: OriginServer, tracker: Tracker) -> None:
     async with relay_hosts(tracker, "a") as (holder,), scripted(tracker, "bc") as (first, second):
         assert await holder.get(DIGEST) == DATA
-        await holder.say(Inventory((HeldBlob(str(DIGEST), len(DATA)),)))
+        await holder.hold(DIGEST)
         await holder.expect(Ended)
-        await first.say(wish(8))
+        await first.say(wish(8, fruitless=1))
         plan = await first.expect(SwarmPlan)
         assert (plan.id, plan.size_bytes, plan.piece_bytes) == (8, len(DATA), LAYOUT.piece_bytes)
         hashes = tuple(plan.hashes[i : i + 32] for i in range(0, len(plan.hashes), 32))
@@ -518,7 +532,7 @@ async def test_what_agents_hold_goes_by_swarm(origin: OriginServer, tracker: Tra
         Metainfo(DIGEST, LAYOUT, hashes)
         assert [peer.port for peer in plan.neighbours] == [7502]
         assert (await holder.expect(Expect)).digest == str(DIGEST)
-        await second.say(wish(9))
+        await second.say(wish(9, fruitless=1))
         assert len((await second.expect(SwarmPlan)).neighbours) == 2
         await first.expect(Expect)
         swarming = tracker._distribution._swarming
@@ -539,9 +553,9 @@ async def test_a_restart_keeps_blobs_and_torrents(origin: OriginServer, tmp_path
         await host.expect(Ended)
     async with tracker_with(config) as tracker, relay_hosts(tracker, "ab") as (one, other):
         assert await one.get(DIGEST) == DATA
-        await one.say(Inventory((HeldBlob(str(DIGEST), len(DATA)),)))
+        await one.hold(DIGEST)
         await one.expect(Ended)
-        await other.say(wish(2))
+        await other.say(wish(2, fruitless=1))
         assert (await other.expect(SwarmPlan)).size_bytes == len(DATA)
     assert len(origin.seen(PATH)) == 1
 

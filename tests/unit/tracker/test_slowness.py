@@ -1,50 +1,140 @@
-"""Who is slow: several witnesses, for a while, and never too many."""
+"""Who is slow and who is silent: several witnesses, for a while, and never too many."""
 
-from p2pdist.tracker.slowness import SLOW_SECONDS, WITNESS_SECONDS, Slowness
+from math import log
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pdist.tracker.slowness import (
+    PARENTS_A_WITNESS,
+    SLOW_SECONDS,
+    SMALL_FLEET,
+    WITNESS_SECONDS,
+    WITNESSES,
+    Slowness,
+    witnesses_needed,
+)
+from p2pdist.tracker.slowness import Testimony as Witnesses
+
+FAN = 4
+
+
+@pytest.mark.parametrize(
+    ("members", "needed"), [(1, 1), (SMALL_FLEET - 1, 1), (SMALL_FLEET, WITNESSES), (16, 3), (256, 5), (10_000, 9)]
+)
+def test_more_must_agree_where_more_could_have_seen_it(members: int, needed: int) -> None:
+    assert witnesses_needed(members, FAN) == needed
+
+
+@given(st.integers(1, 20_000), st.integers(2, 8))
+def test_a_member_has_parents_enough_to_be_called_slow_by(members: int, fan: int) -> None:
+    """About fan x log N nodes send to a member; a third of them is needed, and never fewer in a larger relay."""
+    needed = witnesses_needed(members, fan)
+    assert needed <= witnesses_needed(members + 1, fan)
+    assert needed <= max(WITNESSES, fan * log(members, fan) / PARENTS_A_WITNESS + 0.5)
+    assert needed < max(2, members)
+
+
+def test_testimony_counts_witnesses_not_words() -> None:
+    testimony = Witnesses()
+    assert testimony.report("a", "x", 1.0) == 1
+    assert testimony.report("a", "x", 1.5) == 1
+    assert testimony.report("b", "x", 2.0) == 2
+    assert testimony.report("b", "y", 2.0) == 1
+    assert testimony.report("x", "x", 2.0) == 0
+    testimony.forget("x")
+    assert testimony.report("c", "x", 2.0) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 4 * WITNESS_SECONDS)), min_size=1, max_size=30))
+def test_testimony_is_of_the_last_seconds(words: list[tuple[str, float]]) -> None:
+    words.sort(key=lambda word: word[1])
+    testimony = Witnesses()
+    for number, (witness, now) in enumerate(words):
+        last = dict(words[: number + 1])
+        lately = [other for other, at in last.items() if now - at <= WITNESS_SECONDS]
+        assert testimony.report(witness, "x", now) == len(lately)
 
 
 def test_one_witness_is_not_enough_in_a_fleet() -> None:
     slowness = Slowness()
-    assert not slowness.report("a", "slow", members=16, now=1.0)
-    assert not slowness.report("a", "slow", members=16, now=2.0)
+    assert not slowness.lags("a", "slow", 2, 1.0)
+    assert not slowness.lags("a", "slow", 2, 2.0)
     assert not slowness.is_slow("slow", 2.0)
 
 
 def test_two_witnesses_within_seconds_are() -> None:
     slowness = Slowness()
-    slowness.report("a", "slow", members=16, now=1.0)
-    assert slowness.report("b", "slow", members=16, now=1.5)
-    assert not slowness.report("c", "slow", members=16, now=1.6)
+    slowness.lags("a", "slow", 2, 1.0)
+    assert slowness.lags("b", "slow", 2, 1.5)
+    assert not slowness.lags("c", "slow", 2, 1.6)
     assert slowness.is_slow("slow", 1.6)
+    assert not slowness.is_silent("slow")
 
 
 def test_old_words_do_not_count() -> None:
     slowness = Slowness()
-    slowness.report("a", "slow", members=16, now=1.0)
-    assert not slowness.report("b", "slow", members=16, now=1.1 + WITNESS_SECONDS)
+    slowness.lags("a", "slow", 2, 1.0)
+    assert not slowness.lags("b", "slow", 2, 1.1 + WITNESS_SECONDS)
+    slowness.silent("a", "mute", 2, 1.0)
+    assert not slowness.silent("b", "mute", 2, 1.1 + WITNESS_SECONDS)
 
 
 def test_nobody_is_a_witness_against_itself() -> None:
     slowness = Slowness()
-    assert not slowness.report("slow", "slow", members=2, now=1.0)
-
-
-def test_a_small_fleet_has_only_one_witness() -> None:
-    assert Slowness().report("a", "slow", members=3, now=1.0)
+    assert not slowness.lags("slow", "slow", 1, 1.0)
+    assert not slowness.silent("mute", "mute", 1, 1.0)
 
 
 def test_a_slow_agent_is_tried_again() -> None:
     slowness = Slowness()
-    slowness.report("a", "slow", members=3, now=1.0)
+    assert slowness.lags("a", "slow", 1, 1.0)
     assert slowness.leaves(["a", "b", "slow"], 2.0) == ["slow"]
     assert slowness.leaves(["a", "b", "slow"], 2.0 + SLOW_SECONDS) == []
+    assert slowness.lags("a", "slow", 1, 2.0 + SLOW_SECONDS)
 
 
 def test_at_most_a_third_are_leaves() -> None:
     slowness = Slowness()
     members = [f"n{number}" for number in range(9)]
     for second, node in enumerate(members):
-        slowness.report("w", node, members=3, now=float(second))
+        slowness.lags("w", node, 1, float(second))
     assert slowness.leaves(members, 10.0) == ["n6", "n7", "n8"]
     slowness.forget("n7")
     assert slowness.leaves(members, 10.0) == ["n5", "n6", "n8"]
+
+
+def test_a_silent_agent_is_out_until_it_is_heard() -> None:
+    slowness = Slowness()
+    assert not slowness.silent("a", "mute", 2, 1.0)
+    assert not slowness.is_silent("mute")
+    assert slowness.silent("b", "mute", 2, 1.5)
+    assert slowness.is_silent("mute")
+    # It is left out once, and for as long as nothing is heard.
+    assert not slowness.silent("c", "mute", 2, 1.6)
+    assert slowness.is_silent("mute")
+    assert not slowness.is_slow("mute", 1.6)
+    assert slowness.heard("mute")
+    assert not slowness.is_silent("mute")
+    assert not slowness.heard("mute")
+
+
+def test_a_sign_of_life_takes_back_what_was_said_before_it() -> None:
+    slowness = Slowness()
+    assert not slowness.silent("a", "quiet", 2, 1.0)
+    assert not slowness.heard("quiet")
+    assert not slowness.silent("b", "quiet", 2, 1.1)
+    assert slowness.silent("a", "quiet", 2, 1.2)
+
+
+def test_an_agent_that_is_gone_comes_back_without_a_record() -> None:
+    slowness = Slowness()
+    slowness.lags("a", "x", 1, 1.0)
+    slowness.silent("a", "x", 1, 1.0)
+    slowness.lags("a", "y", 2, 1.0)
+    for node in "xy":
+        slowness.forget(node)
+    assert not slowness.is_slow("x", 1.0)
+    assert not slowness.is_silent("x")
+    assert not slowness.lags("b", "y", 2, 1.0)

@@ -14,7 +14,7 @@ from p2pdist.core.errors import DigestInvalid, ProtocolError
 from p2pdist.core.pieces import PieceLayout, piece_hash
 from p2pdist.pki.vouch import Signer, Verifier, Vouch
 from p2pdist.store import BlobStore
-from p2pdist.tracker.supply import STORE_BATCH, Pipeline, WholeFile, context_of, vouched
+from p2pdist.tracker.supply import STORE_BATCH, Pipeline, context_of, vouched
 
 PIECE = 32768
 SIGNER = Signer(Ed25519PrivateKey.generate())
@@ -103,10 +103,3 @@ def test_a_stored_blob_is_vouched_for_in_batches() -> None:
     for index, hash_, vouch in pieces:
         verifier.check(context, index, hash_, Vouch.decode(vouch))
     assert {Vouch.decode(vouch).count for _, _, vouch in pieces} == {STORE_BATCH, 36 % STORE_BATCH}
-
-
-def test_a_whole_file_lacks_nothing_and_takes_nothing() -> None:
-    file = WholeFile(PieceLayout(len(DATA), PIECE), 0)
-    assert file.has(5)
-    assert not file.has(6)
-    assert not file.write_piece(0, b"")
