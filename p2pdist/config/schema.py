@@ -63,6 +63,7 @@ class TrackerRelay(Section, frozen=True, kw_only=True):
 
     listen: tuple[Address, ...] = (Address("0.0.0.0:7401"),)
     advertise: PeerAddress | None = None
+    zone: Zone | None = None
     copy_per: Literal["fleet", "region", "zone", "rack"] = "region"
 
 
@@ -76,7 +77,6 @@ class TrackerConfig(Section, frozen=True, kw_only=True):
     """The configuration of a tracker."""
 
     state_dir: Path = Path("/var/lib/p2pdist/tracker")
-    zone: Zone | None = None
     lease: Seconds = Seconds(30)
     control: Control = Control()
     relay: TrackerRelay = TrackerRelay()

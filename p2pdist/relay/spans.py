@@ -146,7 +146,7 @@ class Ring:
         return inner + [leaf for number, leaf in enumerate(self.leaves) if rank in self._servers(number)]
 
     def _servers(self, leaf: int) -> list[int]:
-        """The ranks that serve the leaf with this number, by turns; many where leaves are few: uplinks are full anyhow."""
+        """The ranks that serve the leaf with this number, by turns; many, where leaves are few."""
         fair = min(MOST_LEAF_SERVERS, len(self.members) // len(self.leaves))
         count = min(max(LEAF_SERVERS, fair), len(self.members))
         return [(leaf * count + turn) % len(self.members) for turn in range(count)]

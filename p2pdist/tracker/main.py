@@ -110,7 +110,7 @@ class Tracker:
             table.flush,
             encrypted=self._relay_tls is not None,
             zone_of=partial(zone_of, config.relay.copy_per),
-            home=zone_of(config.relay.copy_per, config.zone or ""),
+            home=zone_of(config.relay.copy_per, config.relay.zone or ""),
         )
         leases = Leases(self._fleet, lines, table, self._metrics, self._distribution.disconnected)
         control = Control(

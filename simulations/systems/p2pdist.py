@@ -150,7 +150,8 @@ class P2PDist:
     def _run_daemon(self, name: str, command: str, host: Host) -> None:
         directory = self._stage.directory
         zone = self._stage.zones.get(name, "")
-        environment = {"NO_PROXY": "*", "no_proxy": "*"} | ({"P2PDIST_ZONE": zone} if zone else {})
+        zone_key = "P2PDIST_ZONE" if command == "agent" else "P2PDIST_RELAY_ZONE"
+        environment = {"NO_PROXY": "*", "no_proxy": "*"} | ({zone_key: zone} if zone else {})
         argv: list[str | Path] = [sys.executable, "-m", "p2pdist", command, "--config", directory / f"{name}.toml"]
         self._processes[name] = host.start(argv, log=directory / f"{name}.log", environment=environment)
 
