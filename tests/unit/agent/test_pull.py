@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from p2pdist.agent.arrival import READER_SECONDS, run_bytes
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, P2PDistError, StoreError, Unavailable
 from p2pdist.core.pieces import PieceSet
@@ -107,6 +108,28 @@ async def test_readers_share_one_pull_and_one_that_hangs_up_ends_nothing(root: P
         await bench.line.say(Ended(7))
         await bench.until(lambda: bench.relays.live == 0)
         assert bench.relays.totals().dealt_bytes == len(blob.data)
+
+
+async def test_a_reader_gets_the_first_bytes_at_once_and_the_others_by_runs(root: Path) -> None:
+    run = run_bytes(21 * PIECE_BYTES)
+    assert run == 2 * PIECE_BYTES
+    blob = Blob(21 * PIECE_BYTES)
+    async with running(root) as bench, trio.open_nursery() as readers:
+        Reader(bench, blob.digest, readers)
+        await relayed(bench, blob)
+        await bench.until(lambda: bool(bench.library.pulls))
+        async with bench.library.blob(UPSTREAM, REPOSITORY, blob.digest) as view:
+            bench.dealer.deal(blob, [0])
+            assert await view.available(0) == PIECE_BYTES
+            assert await view.available(0) == PIECE_BYTES, "what was told and not taken is told again at once"
+            began = trio.current_time()
+            bench.dealer.deal(blob, [1])
+            assert await view.available(PIECE_BYTES) == 2 * PIECE_BYTES
+            assert trio.current_time() - began >= READER_SECONDS, "a part of a run is for the patient"
+            bench.dealer.deal(blob, [2, 3, 5])
+            assert await view.available(2 * PIECE_BYTES) == 4 * PIECE_BYTES
+            bench.dealer.deal(blob, [4, *range(6, 21)])
+            assert await view.available(4 * PIECE_BYTES) >= 6 * PIECE_BYTES
 
 
 async def test_the_last_piece_is_shown_when_the_digest_held(root: Path) -> None:
