@@ -16,6 +16,7 @@ COMMANDS = MappingProxyType(
     {
         "emulate": ("simulations.emulation.command", "real daemons in network namespaces with shaped links"),
         "model": ("simulations.model.command", "the relay's rules on an event heap, for fleets of any size"),
+        "shim": ("simulations.shim.command", "an agent that serves what it holds, beside nginx"),
     }
 )
 _INTERRUPTED = 130
