@@ -6,11 +6,12 @@ with `by_relay.py`, `by_swarm.py` and `rescue.py` for the ways.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import trio
 
+from p2pdist.agent.account import Accounts
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.relays import Membership, Relays
 from p2pdist.core.digest import Digest
@@ -64,6 +65,7 @@ class Means:
     swarm: Swarm
     metrics: AgentMetrics
     origin: Callable[[str], OriginClient | None]
+    accounts: Accounts = field(default_factory=Accounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Arrival:
     def __init__(self, wanted: Wanted, means: Means) -> None:
         self.wanted = wanted
         self.means = means
+        self.account = means.accounts.begin(wanted.digest, wanted.upstream, wanted.repository, wanted.size_bytes)
         self.partial: PartialBlob | None = None
         self.error: P2PDistError | None = None
         self.private = False
@@ -158,6 +161,8 @@ class Arrival:
         readers.
         """
         partial = self.partial
+        if partial is None or not (partial.committed or partial.discarded):
+            self.account.piece_came()
         if partial is None or partial.complete or partial.discarded:
             self.wake_from_a_thread()
             return
@@ -184,6 +189,7 @@ class Arrival:
             )
             partial.on_progress(self._piece_came)
             self.partial = partial
+            self.account.size_bytes = layout.size_bytes
             self.wake_from_a_thread()
         return self.partial
 

@@ -2,6 +2,7 @@
 
 import trio
 
+from p2pdist.agent.account import Awaited
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.relays import Membership
 from p2pdist.agent.sources import GAP_PIECES, Clock, Progress, Verdict, Way, judge
@@ -13,6 +14,7 @@ from p2pdist.wire.messages import Lacking, RelayPlan
 
 async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
     """Returns when every piece is here or the tracker must be asked again; raises when the relay brings no more."""
+    arrival.account.wait_for(Awaited.RELAY)
     membership, partial = await _enter(arrival, plan)
     arrival.source = "relay"
     control = arrival.means.control
@@ -44,7 +46,9 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
         )
         if verdict is Verdict.SAY_LACKING:
             lacking_at, lacking_tries = now, lacking_tries + 1
-            control.say(Lacking(membership.generation, _overdue(partial, membership.dealt)))
+            overdue = _overdue(partial, membership.dealt)
+            control.say(Lacking(membership.generation, overdue.to_bytes()))
+            arrival.account.asked_for(len(overdue), membership.generation)
         elif verdict is Verdict.RESCUE:
             raise Unavailable("the relay brings nothing more")
 
@@ -62,6 +66,7 @@ async def _enter(arrival: Arrival, plan: RelayPlan) -> tuple[Membership, Partial
         raise
     if membership not in arrival.memberships:
         arrival.memberships.append(membership)
+        arrival.account.relays.append(membership.ticket.counts)
     return membership, partial
 
 
@@ -79,9 +84,9 @@ def _check_end(membership: Membership) -> None:
     raise error
 
 
-def _overdue(partial: PartialBlob, everything: bool) -> bytes:
-    """The bitmap of missing pieces: all of them, or those well before the newest one that came."""
+def _overdue(partial: PartialBlob, everything: bool) -> PieceSet:
+    """The missing pieces: all of them, or those well before the newest one that came."""
     pieces = partial.pieces
     newest = max(pieces, default=0)
     missing = pieces.missing()
-    return PieceSet(pieces.count, [index for index in missing if everything or index + GAP_PIECES < newest]).to_bytes()
+    return PieceSet(pieces.count, [index for index in missing if everything or index + GAP_PIECES < newest])

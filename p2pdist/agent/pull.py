@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import trio
 
+from p2pdist.agent.account import Awaited, State
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.by_relay import follow_relay
 from p2pdist.agent.by_swarm import follow_swarm
@@ -34,19 +35,20 @@ class Pull(Arrival):
         """Get the blob and commit it; what is wrong with the pull isn't raised: it is in `error`."""
         metrics = self.means.metrics
         metrics.pulls_running.inc()
-        outcome = PullOutcome.ABANDONED
+        outcome, state = PullOutcome.ABANDONED, State.ABANDONED
         try:
             await self._get()
             await self._commit()
-            outcome = PullOutcome.DONE
+            outcome, state = PullOutcome.DONE, State.HELD
         except Exception as error:
-            outcome = PullOutcome.FAILED
+            outcome, state = PullOutcome.FAILED, State.FAILED
             self.error = self._told(error)
             self.wake()
             await self._give_up(self.error)
         finally:
             self.ended.set()
             self.wake()
+            self.account.end(state, str(self.error or ""))
             metrics.pulls_running.dec()
             metrics.pull_seconds.observe(trio.current_time() - self.started_at)
             metrics.pulls.labels(outcome, self._main_source()).inc()
@@ -73,6 +75,7 @@ class Pull(Arrival):
                     failure = Unavailable(f"{self.fruitless} ways in a row brought nothing")
             if failure is not None and not self.complete and may_rescue(failure):
                 log.warning("rescue_begins", digest=self.wanted.digest, reason=str(failure))
+                self.account.rescued(str(failure))
                 failure = await self._caught(self._rescue)
             nursery.cancel_scope.cancel()
         if failure is not None and not self.complete:
@@ -90,8 +93,10 @@ class Pull(Arrival):
         """Ask the tracker and do what it says; returns to ask again, raises when the tracker is no help."""
         match plan := await self._ask():
             case RelayPlan():
+                self.account.answered("relay", plan.generation, plan.epoch)
                 await follow_relay(self, plan)
             case SwarmPlan():
+                self.account.answered("swarm")
                 await follow_swarm(self, plan)
             case _:
                 raise Unavailable(f"the tracker answers a join with {type(plan).__name__}")
@@ -101,8 +106,10 @@ class Pull(Arrival):
         control = self.means.control
         while True:
             if not control.connected:
+                self.account.wait_for(Awaited.CONNECTION)
                 await control.wait_connected(grace_seconds(trio.current_time() - control.since))
             connects = control.connects
+            self.account.wait_for(Awaited.ANSWER)
             try:
                 return await control.ask(self._join, JOIN_SECONDS)
             except Unavailable:
@@ -122,11 +129,13 @@ class Pull(Arrival):
         if client is None:
             raise BlobUnknown(f"no origin is known for {wanted.upstream}")
         self.source = "origin"
+        self.account.wait_for(Awaited.ORIGIN)
         self.means.metrics.rescues.inc()
         received = self.means.metrics.received_bytes.labels(ByteSource.ORIGIN)
 
         def count(size_bytes: int) -> None:
             self.origin_bytes += size_bytes
+            self.account.came_from_origin(size_bytes)
             received.inc(size_bytes)
 
         def on_private() -> None:
@@ -152,6 +161,8 @@ class Pull(Arrival):
     async def _commit(self) -> None:
         partial = self.partial
         assert partial is not None
+        self.account.wait_for(Awaited.DIGEST)
+        self.account.private = self.private
         await trio.to_thread.run_sync(commit, self, partial)
         control, digest = self.means.control, self.wanted.digest
         control.say(Inventory((HeldBlob(str(digest), partial.layout.size_bytes, self.private),)))

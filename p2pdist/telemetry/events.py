@@ -108,6 +108,7 @@ class EventLog:
         self._torn = False
         self._failing = False
         self._told_dropped = 0
+        self._counted_dropped = 0
         self._queue: deque[Line] = deque()
         self._asleep = False
         self._wake = threading.Event()
@@ -139,6 +140,11 @@ class EventLog:
         self._closing.set()
         self._wake.set()
         self._thread.join(_STOP_SECONDS)
+
+    def newly_dropped(self) -> int:
+        """How many lines were dropped since this was asked last, for a counter."""
+        new, self._counted_dropped = self.dropped - self._counted_dropped, self.dropped
+        return new
 
     def introduce(self, node: str, name: str, role: str) -> None:
         """Say whose log this is, before anything else is noted; `role`: "agent" or "tracker"."""
