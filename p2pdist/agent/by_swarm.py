@@ -40,7 +40,6 @@ async def follow_swarm(arrival: Arrival, plan: SwarmPlan) -> None:
                 with trio.move_on_after(CHECK_SECONDS):
                     await swarming.wait_finished()
                 count(swarming)
-                swarming.measure_peers()
                 now = trio.current_time()
                 clock.look(partial.present_bytes, partial.contiguous_bytes, layout.piece_bytes, False, now)
                 connected, idle = means.control.connected, clock.idle_seconds(now)

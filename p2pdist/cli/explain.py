@@ -134,14 +134,13 @@ def _waits(pull: PullAccount) -> Iterator[str]:
     for wait in pull.waits:
         total[wait.what] = total.get(wait.what, 0.0) + wait.seconds
     waited = sum(total.values())
-    first = (
-        f"first byte after {_seconds(pull.first_byte_seconds)}" if pull.first_byte_seconds is not None else "no byte"
-    )
-    yield f"waited     {_seconds(waited)} of {_seconds(pull.seconds)}; {first}"
+    first = pull.first_byte_seconds
+    came = f"first byte after {_seconds(first)}" if first is not None else "no byte has come"
+    yield f"waited     {_seconds(waited)} of {_seconds(pull.seconds)}; {came}"
     for what, seconds in sorted(total.items(), key=lambda item: -item[1]):
         yield f"{'':<10} {_seconds(seconds):>10}  for {what}"
-    first_at = pull.first_byte_seconds if pull.first_byte_seconds is not None else pull.seconds
-    gaps = [wait for wait in pull.waits if wait.seconds > pull.gap_seconds and wait.at_seconds >= first_at]
+    begun = pull.seconds if first is None else first
+    gaps = [wait for wait in pull.waits if wait.seconds > pull.gap_seconds and wait.at_seconds >= begun]
     yield from _gaps(gaps, pull.waits_left_out)
 
 

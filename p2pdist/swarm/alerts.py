@@ -16,7 +16,6 @@ from p2pdist.swarm.events import (
     PeerConnected,
     PeerDisconnected,
     PeerRefused,
-    PeersMeasured,
     PieceFailed,
     PieceFinished,
     SessionMeasured,
@@ -45,10 +44,6 @@ def _file_failed(alert: Any) -> TorrentEvent:
 
 def _state_changed(alert: Any) -> TorrentEvent | None:
     return TorrentChecking() if alert.state == lt.torrent_status.states.checking_files else None
-
-
-def _peers_measured(alert: Any) -> TorrentEvent:
-    return PeersMeasured({Endpoint(*peer.ip): peer.total_download for peer in alert.peer_info if peer.total_download})
 
 
 def _torrent_stats(status: lt.torrent_status) -> TorrentStats:
@@ -84,7 +79,6 @@ _OF_TORRENT: dict[type, Callable[[Any], TorrentEvent | None]] = {
     lt.file_error_alert: _file_failed,
     lt.torrent_removed_alert: lambda alert: TorrentRemoved(),
     lt.peer_connect_alert: lambda alert: PeerConnected(Endpoint(*alert.endpoint)),
-    lt.peer_info_alert: _peers_measured,
     lt.peer_disconnected_alert: lambda alert: PeerDisconnected(Endpoint(*alert.endpoint), alert.error.message()),
 }
 

@@ -72,13 +72,6 @@ class PeerDisconnected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class PeersMeasured:
-    """Payload bytes that came from each peer that is connected now, since it connected."""
-
-    received_bytes: Mapping[Endpoint, int]
-
-
 TorrentEvent = (
     TorrentReady
     | TorrentChecking
@@ -90,7 +83,6 @@ TorrentEvent = (
     | TorrentRemoved
     | PeerConnected
     | PeerDisconnected
-    | PeersMeasured
 )
 
 

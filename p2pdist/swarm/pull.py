@@ -19,7 +19,7 @@ from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.swarm.endpoint import Endpoint
 from p2pdist.swarm.events import (
-    PeersMeasured,
+    PeerConnected,
     PieceFinished,
     TorrentChecking,
     TorrentEvent,
@@ -33,6 +33,7 @@ from p2pdist.swarm.tuning import connections_for
 
 _URGENT = 7
 _NORMAL = 4
+_MEASURE_SECONDS = 0.5
 
 
 class Partial(Protocol):
@@ -50,6 +51,15 @@ class Partial(Protocol):
     def has(self, index: int) -> bool: ...
 
     def mark_piece(self, index: int) -> bool: ...
+
+
+def _received_from(handle: lt.torrent_handle) -> dict[Endpoint, int]:
+    """In a worker thread, because it waits for libtorrent's: payload by the peers that are connected now."""
+    try:
+        peers = handle.get_peer_info()
+    except RuntimeError:
+        return {}  # the torrent has just been removed
+    return {Endpoint(*peer.ip): peer.total_download for peer in peers if peer.total_download}
 
 
 class PeerCounts:
@@ -84,6 +94,8 @@ class Pull:
         self.received_bytes = 0
         """Verified bytes that this pull added to the file."""
         self._peers = PeerCounts()
+        self._met: set[Endpoint] = set()
+        self._due = trio.Event()
         self._partial = partial
         self._torrent = torrent
         self._layout = partial.layout
@@ -128,13 +140,9 @@ class Pull:
     @property
     def peer_bytes(self) -> Mapping[Endpoint, int]:
         """Payload bytes by peer as they were last measured: often enough to tell them apart, not to the last byte."""
+        if not self._peers.totals and len(self._met) == 1:
+            return dict.fromkeys(self._met, self.received_bytes)
         return self._peers.totals
-
-    def measure_peers(self) -> None:
-        """Have `peer_bytes` brought up to date in a moment."""
-        handle = self._torrent.active
-        if handle is not None:
-            handle.post_peer_info()
 
     async def stats(self) -> TorrentStats:
         """What moved so far."""
@@ -157,13 +165,22 @@ class Pull:
         """Called once the torrent is in the session: act on what was told before its handle was known."""
         self._flush()
 
+    async def measure_peers(self, until: trio.CancelScope) -> None:
+        """Keep `peer_bytes` up to date until `until` is cancelled."""
+        with until:
+            while (handle := self._torrent.active) is not None:
+                with trio.move_on_after(_MEASURE_SECONDS):
+                    await self._due.wait()
+                self._due = trio.Event()
+                self._peers.take(await trio.to_thread.run_sync(_received_from, handle))
+
     def observe(self, torrent: Torrent, event: TorrentEvent) -> None:
         """Act on what happened to the torrent; after a failure nothing that libtorrent says of the file counts."""
         if self._failure is not None:
             return
         match event:
-            case PeersMeasured(received):
-                self._peers.take(received)
+            case PeerConnected(endpoint):
+                self._met.add(endpoint)
             case PieceFinished(index) if index not in self._pieces:
                 self._unmarked.append(index)
                 self._measure_in_time()
@@ -185,7 +202,7 @@ class Pull:
         self._missing -= 1
         if 2 * self._missing <= self._measured_at:
             self._measured_at = self._missing
-            self.measure_peers()
+            self._due.set()
 
     def _flush(self) -> None:
         """Have libtorrent put what it keeps in memory into the file; one flush at a time."""
