@@ -61,8 +61,8 @@ class _Growing:
 
     @property
     def committed(self) -> bool:
-        """Whether the digest held."""
-        return self._partial.committed
+        """Whether the digest held; the record of it may still be on its way to the disk."""
+        return self._partial.verified
 
     async def available(self, offset: int) -> int:
         """See `BlobView`. A pull that has failed shows nothing more, whatever has come: its bytes may be wrong."""

@@ -24,6 +24,8 @@ from p2pdist.telemetry.metrics import ByteSource, PullOutcome, PullSource
 from p2pdist.wire.messages import Distrusted, HeldBlob, Inventory, Join, Left, RelayPlan, SwarmPlan
 
 HASH_AHEAD_BYTES = 4 * 1024 * 1024
+INLINE_HASH_BYTES = 256 * 1024
+"""Up to this size a blob is hashed on the event loop: its bytes were written a moment ago, and a hop costs as much."""
 _REASON_CHARACTERS = 1000
 log = get_logger("agent.pull")
 
@@ -163,6 +165,12 @@ class Pull(Arrival):
         assert partial is not None
         self.account.wait_for(Awaited.DIGEST)
         self.account.private = self.private
+        if partial.layout.size_bytes <= INLINE_HASH_BYTES:
+            partial.verify()
+        else:
+            await trio.to_thread.run_sync(partial.verify)
+        # Whoever reads gets the last bytes now; that the blob is held is for those who come later.
+        self.wake()
         await trio.to_thread.run_sync(commit, self, partial)
         control, digest = self.means.control, self.wanted.digest
         control.say(Inventory((HeldBlob(str(digest), partial.layout.size_bytes, self.private),)))

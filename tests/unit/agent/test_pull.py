@@ -1,8 +1,10 @@
 """One pull with a real store, a real relay, a real swarm, and a tracker and an origin that the test plays."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +19,7 @@ from p2pdist.oci.credentials import Credentials
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.oci.reference import Tag
 from p2pdist.store import BlobStore
+from p2pdist.store.catalogue import Catalogue
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.wire.messages import (
     Dealt,
@@ -138,7 +141,9 @@ async def test_the_last_piece_is_shown_when_the_digest_held(root: Path) -> None:
     async with running(root) as bench, trio.open_nursery() as readers:
         reader = Reader(bench, blob.digest, readers)
         await relayed(bench, blob, data=wrong)
-        bench.dealer.deal(blob, range(3), data=wrong)
+        bench.dealer.deal(blob, range(2), data=wrong)
+        await bench.until(lambda: len(reader.received) == 2 * PIECE_BYTES)
+        bench.dealer.deal(blob, [2], data=wrong)
         with pytest.raises(DigestInvalid, match="have the digest"):
             await reader.finished()
         assert bytes(reader.received) == blob.data[: 2 * PIECE_BYTES]
@@ -152,6 +157,31 @@ async def test_the_last_piece_is_shown_when_the_digest_held(root: Path) -> None:
         await relayed(bench, blob, generation=8)
         bench.dealer.deal(blob, range(3), generation=8)
         assert await again.finished() == blob.data
+
+
+async def test_the_last_bytes_are_shown_before_the_record_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = Blob(3 * PIECE_BYTES)
+    shown = threading.Event()
+    keep = Catalogue.add_blob
+
+    def keep_late(*args: Any) -> None:
+        assert shown.wait(10), "nobody saw the last bytes before the record was written"
+        keep(*args)
+
+    monkeypatch.setattr(Catalogue, "add_blob", keep_late)
+    async with running(root) as bench, trio.open_nursery() as readers:
+        reader = Reader(bench, blob.digest, readers)
+        await relayed(bench, blob)
+        bench.dealer.deal(blob, range(3))
+        assert await reader.finished() == blob.data
+        # Whoever comes now is served by the pull too.
+        assert not bench.store.has(blob.digest)
+        assert await Reader(bench, blob.digest, readers).finished() == blob.data
+        shown.set()
+        await bench.until(lambda: bench.store.has(blob.digest))
+        assert await Reader(bench, blob.digest, readers).finished() == blob.data
 
 
 async def test_an_empty_blob(root: Path) -> None:
