@@ -12,6 +12,7 @@ from p2pdist.telemetry.events import By, Event, Line
 
 ORIGIN = "origin"
 UNKNOWN = "not known"
+_PARTS = 1000
 SOURCES = (By.DEAL.value, By.RELAY.value, By.SWARM.value, By.ORIGIN.value)
 
 
@@ -121,10 +122,9 @@ def _take(found: Flows, line: Line, at: float, wanted: dict[tuple[str, str], flo
 
 def _spread(line: Line, at: float) -> Iterable[Flow]:
     """A fetch is told once, at its end: its bytes are put evenly into the time that it took."""
-    parts = 50
-    for part in range(parts):
-        seconds = max(0.0, at - line.seconds * (1 - (part + 1) / parts))
-        size_bytes = line.bytes * (part + 1) // parts - line.bytes * part // parts
+    for part in range(_PARTS):
+        seconds = max(0.0, at - line.seconds * (1 - (part + 1) / _PARTS))
+        size_bytes = line.bytes * (part + 1) // _PARTS - line.bytes * part // _PARTS
         yield Flow(seconds, ORIGIN, By.ORIGIN.value, size_bytes)
 
 

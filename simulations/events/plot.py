@@ -54,7 +54,7 @@ def _draw_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
     # One scale for all rows, so that they can be compared; a burst of one bin isn't what it is made for.
     tops = sorted(max(map(sum, zip(*rates[host].values(), strict=True))) for host in hosts)
     scale = 0.85 / max(tops[len(tops) // 2], 1e-9)
-    for row, host in enumerate(hosts):
+    for row, host in enumerate(reversed(hosts)):
         base = [float(row)] * _BINS
         for source in SOURCES:
             top = [low + scale * rate for low, rate in zip(base, rates[host][source], strict=True)]
@@ -77,9 +77,8 @@ def _label_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
     handles.append(Patch(color=_WAIT_COLOUR, alpha=0.7, label="nothing came"))
     handles.append(Line2D([], [], color="black", marker="|", linestyle="", label="blob held"))
     axis.legend(handles=handles, fontsize=7, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, -0.08))
-    axis.set_yticks([row + 0.4 for row in range(len(hosts))], hosts, fontsize=6)
-    axis.set_ylim(len(hosts), -0.1)
-    axis.invert_yaxis()
+    axis.set_yticks([row + 0.4 for row in range(len(hosts))], hosts[::-1], fontsize=6)
+    axis.set_ylim(-0.1, len(hosts))
     axis.set_xlim(0, flows.seconds)
     axis.set_xlabel("seconds")
     axis.set_title("where the time went (bytes per second by source, a row a host)", fontsize=9)

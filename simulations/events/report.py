@@ -35,7 +35,7 @@ def _lines(log: Log, flows: Flows) -> Iterator[str]:
         more = f" and {len(feeders) - _FEEDERS} others" if len(feeders) > _FEEDERS else ""
         yield f"{host:<{width}} {amounts}  {most or 'nobody'}{more}{_waits(flows, host)}"
     for host, spans in sorted(flows.taken_over.items()):
-        yield f"{host} lost {spans} spans to its heirs"
+        yield f"{host}: {spans} of its spans went to heirs"
     for span in flows.failed:
         yield f"{span.host} failed to get {span.what} after {span.end - span.start:.2f} s"
 
