@@ -26,6 +26,7 @@ QUEUE_LINES = 65536
 BATCH_SECONDS = 0.2
 _BATCH_LINES = 2048
 _STOP_SECONDS = 5.0
+_KEPT_NAMES = 16384
 _ID_CHARACTERS = 12
 _DIGEST_CHARACTERS = 16
 _GENERATION_BITS = 0xFFFFFFFF
@@ -152,8 +153,10 @@ class EventLog:
         self.note(Event.STARTED, name=name, by=role)
 
     def name_peer(self, node: str, name: str) -> None:
-        """Say once what another node is called."""
+        """Say once (in a very long while) what another node is called."""
         if self._names.get(node) != name:
+            if len(self._names) >= _KEPT_NAMES:
+                self._names.clear()
             self._names[node] = name
             self.note(Event.PEER, peer=node, name=name)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pdist.core.errors import Unavailable
+from p2pdist.core.errors import InvalidInput, Unavailable
 from simulations.emulation import plot
 from simulations.emulation.outcome import Outcome
 from simulations.emulation.report import document, table
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         raise Unavailable(f"nothing can be emulated here: {reason}")
     if args.plot is not None:
         plot.require()
+    if args.events is not None and not args.events.absolute().parent.is_dir():
+        raise InvalidInput(f"{args.events} can't be written: there is no directory {args.events.absolute().parent}")
     _sweep(args.directory)
     for scenario in scenarios:
         events = _own(args.events, scenario, scenarios)
