@@ -47,6 +47,7 @@ class Flows:
     redundant: Counter[str] = field(default_factory=Counter)
     taken_over: Counter[str] = field(default_factory=Counter)
     failed: list[Span] = field(default_factory=list)
+    unfinished: list[Span] = field(default_factory=list)
     blobs: set[str] = field(default_factory=set)
 
     @property
@@ -60,7 +61,7 @@ class Flows:
     @property
     def receivers(self) -> list[str]:
         """Who got something, by name; the tracker first, since it got it first."""
-        pulled = {span.host for span in [*self.pulls, *self.failed]}
+        pulled = {span.host for span in [*self.pulls, *self.failed, *self.unfinished]}
         return sorted(pulled | self.arrived.keys(), key=lambda name: (name in pulled, _natural(name)))
 
     def matrix(self) -> dict[tuple[str, str], int]:
@@ -94,6 +95,7 @@ def flows_of(lines: Sequence[Line], digest: str = "") -> Flows:
     wanted: dict[tuple[str, str], float] = {}
     for line in chosen:
         _take(found, line, line.time - found.began_at, wanted)
+    found.unfinished = [Span(host, at, found.seconds, blob) for (host, blob), at in wanted.items()]
     return found
 
 

@@ -79,6 +79,6 @@ def _label_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
     axis.legend(handles=handles, fontsize=7, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, -0.08))
     axis.set_yticks([row + 0.4 for row in range(len(hosts))], hosts[::-1], fontsize=6)
     axis.set_ylim(-0.1, len(hosts))
-    axis.set_xlim(0, flows.seconds)
+    axis.set_xlim(0, 1.01 * flows.seconds)
     axis.set_xlabel("seconds")
     axis.set_title("where the time went (bytes per second by source, a row a host)", fontsize=9)

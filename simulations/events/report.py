@@ -38,6 +38,8 @@ def _lines(log: Log, flows: Flows) -> Iterator[str]:
         yield f"{host}: {spans} of its spans went to heirs"
     for span in flows.failed:
         yield f"{span.host} failed to get {span.what} after {span.end - span.start:.2f} s"
+    for span in flows.unfinished:
+        yield f"{span.host} hadn't got {span.what} when its log ended, {span.end - span.start:.2f} s after it wanted it"
 
 
 def _waits(flows: Flows, host: str) -> str:

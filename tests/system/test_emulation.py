@@ -99,7 +99,7 @@ def test_systems_side_by_side(tmp_path: Path, require_program: Callable[[str], s
     assert runs["p2pdist"]["cpu_seconds"] > 0
     assert runs["p2pdist"]["figures"]["memory of an agent, most"] > 20
     flows = flows_of(read([events]).lines)
-    assert flows.receivers == ["tracker", "host-1", "late"]
+    assert flows.receivers == ["tracker", "host-1", "late-1"]
     assert len(flows.blobs) == 3
     received = {host: sum(flows.by_source(host).values()) for host in flows.receivers}
     assert received == dict.fromkeys(flows.receivers, MIB)

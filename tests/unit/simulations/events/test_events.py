@@ -120,6 +120,15 @@ def test_one_blob_of_many(logs: list[Path]) -> None:
     assert flows.receivers == ["2"]
 
 
+def test_a_host_that_never_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(json.dumps(each) + "\n" for each in HOST_1[:4]))
+    assert main(["events", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"host-1 hadn't got {_A} when its log ended, 3.50 s after it wanted it"
+    )
+
+
 def test_a_line_without_anything_is_no_flow() -> None:
     assert flows_of([Line(1.0, "x", "started")]).seconds == 0.0
 
