@@ -1,6 +1,7 @@
-"""`python -m simulations COMMAND`: emulation and model of a fleet; each command is imported only when it is asked for.
+"""`python -m simulations COMMAND`: emulation and model of a fleet, and what its event logs tell.
 
-A command is a module with `add_parser(subparsers)` and `run(args) -> int`. Exit codes are those of `p2pdist`.
+Each command is imported only when it is asked for; it is a module with `add_parser(subparsers)` and `run(args) -> int`.
+Exit codes are those of `p2pdist`.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from p2pdist.core.errors import P2PDistError
 COMMANDS = MappingProxyType(
     {
         "emulate": ("simulations.emulation.command", "real daemons in network namespaces with shaped links"),
+        "events": ("simulations.events.command", "who fed whom and when, from the event logs of a fleet"),
         "model": ("simulations.model.command", "the relay's rules on an event heap, for fleets of any size"),
+        "shim": ("simulations.shim.command", "an agent that serves what it holds, beside nginx"),
     }
 )
 _INTERRUPTED = 130

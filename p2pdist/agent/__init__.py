@@ -15,6 +15,7 @@ control.py         the connection to the tracker, and control_errors.py why it e
 service.py         what the tracker says, to the parts; what we hold, to the tracker
 enrol.py           how this host gets its certificate; renewal.py how it keeps it
 image_pull.py      POST /v1/pull: a whole image
+account.py         where the bytes of a pull came from and what it waited for; explain.py says it, explained.py in types
 report.py          what the admin address says, as types; status.py says it
 guard.py           web pages don't use the admin address
 main.py            everything together, as a process

@@ -6,10 +6,12 @@ with `by_relay.py`, `by_swarm.py` and `rescue.py` for the ways.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import trio
 
+from p2pdist.agent.account import Accounts
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.relays import Membership, Relays
 from p2pdist.core.digest import Digest
@@ -21,6 +23,26 @@ from p2pdist.swarm import Swarm
 from p2pdist.telemetry.metrics import AgentMetrics
 
 CHECK_SECONDS = 0.25
+READER_SECONDS = 0.1
+"""How long a reader waits for a whole run when a part of it is here."""
+_RUNS_OF_A_BLOB = 256
+_MIN_RUN_BYTES = 64 * 1024
+_MAX_RUN_BYTES = 4 * 1024 * 1024
+
+
+def run_bytes(size_bytes: int) -> int:
+    """How much should have come of a blob before its readers are woken for it.
+
+    Waking a reader costs this process about 150 us, as much as all else that it does for a piece of 32 KiB.
+    """
+    return min(max(size_bytes // _RUNS_OF_A_BLOB, _MIN_RUN_BYTES), _MAX_RUN_BYTES)
+
+
+class _Run(NamedTuple):
+    """The bytes that a reader waits for: those from `start` to `end`."""
+
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +65,7 @@ class Means:
     swarm: Swarm
     metrics: AgentMetrics
     origin: Callable[[str], OriginClient | None]
+    accounts: Accounts = field(default_factory=Accounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +84,7 @@ class Arrival:
     def __init__(self, wanted: Wanted, means: Means) -> None:
         self.wanted = wanted
         self.means = means
+        self.account = means.accounts.begin(wanted.digest, wanted.upstream, wanted.repository, wanted.size_bytes)
         self.partial: PartialBlob | None = None
         self.error: P2PDistError | None = None
         self.private = False
@@ -73,7 +97,7 @@ class Arrival:
         self.progress = trio.Event()
         self.news = trio.Event()
         self.ended = trio.Event()
-        self._readers = 0
+        self._runs: tuple[_Run, ...] = ()
         self._token = trio.lowlevel.current_trio_token()
 
     # For those who wait.
@@ -105,13 +129,18 @@ class Arrival:
         )
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Inside, every piece sets `progress`; whoever waits for it looks first what is there, inside."""
-        self._readers += 1
+    def reading(self, start: int, end: int) -> Iterator[None]:
+        """Inside, `progress` is set once the bytes from `start` to `end` are all here.
+
+        Whoever waits for it looks first what is there, inside.
+        """
+        run = _Run(start, end)
+        self._runs = (*self._runs, run)
         try:
             yield
         finally:
-            self._readers -= 1
+            position = self._runs.index(run)
+            self._runs = self._runs[:position] + self._runs[position + 1 :]
 
     # For those who bring it.
 
@@ -126,15 +155,22 @@ class Arrival:
         self.progress = trio.Event()
 
     def _piece_came(self) -> None:
-        """In whichever thread wrote it, a thousand times a second: wake the loop for those who read, and at the end.
+        """In whichever thread wrote it, a thousand times a second: wake the loop for what is read, and at the end.
 
-        A reader counts itself before it looks at what is there, and a piece is there before this looks for readers.
+        A reader says what it waits for before it looks at what is there, and a piece is there before this looks for
+        readers.
         """
-        if self.partial is None or self.partial.complete or self.partial.discarded:
+        partial = self.partial
+        if partial is None or not (partial.committed or partial.discarded):
+            self.account.piece_came()
+        if partial is None or partial.complete or partial.discarded:
             self.wake_from_a_thread()
-        elif self._readers:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._wake_readers, idempotent=True)
+            return
+        for start, end in self._runs:
+            if partial.available_from(start) >= end:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._wake_readers, idempotent=True)
+                return
 
     def wake_from_a_thread(self) -> None:
         """`wake`, from any thread, at any time."""
@@ -153,6 +189,7 @@ class Arrival:
             )
             partial.on_progress(self._piece_came)
             self.partial = partial
+            self.account.size_bytes = layout.size_bytes
             self.wake_from_a_thread()
         return self.partial
 

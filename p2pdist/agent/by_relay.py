@@ -2,6 +2,7 @@
 
 import trio
 
+from p2pdist.agent.account import Awaited
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.relays import Membership
 from p2pdist.agent.sources import Clock, Progress, Verdict, Way, judge, overdue
@@ -13,6 +14,7 @@ from p2pdist.wire.messages import Lacking, RelayPlan
 
 async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
     """Returns when every piece is here or the tracker must be asked again; raises when the relay brings no more."""
+    arrival.account.wait_for(Awaited.RELAY)
     membership, partial = await _enter(arrival, plan)
     arrival.source = "relay"
     control = arrival.means.control
@@ -45,7 +47,9 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
         )
         if verdict is Verdict.SAY_LACKING:
             lacking_at, lacking_tries = now, lacking_tries + 1
-            control.say(Lacking(membership.generation, overdue(partial.pieces, membership.dealt).to_bytes()))
+            missing = overdue(partial.pieces, membership.dealt)
+            control.say(Lacking(membership.generation, missing.to_bytes()))
+            arrival.account.asked_for(len(missing), membership.generation)
         elif verdict is Verdict.RESCUE:
             raise Unavailable("the relay brings nothing more")
 
@@ -63,6 +67,7 @@ async def _enter(arrival: Arrival, plan: RelayPlan) -> tuple[Membership, Partial
         raise
     if membership not in arrival.memberships:
         arrival.memberships.append(membership)
+        arrival.account.relays.append(membership.ticket.counts)
     return membership, partial
 
 

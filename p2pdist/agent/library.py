@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from p2pdist.agent.arrival import Means, Wanted
+from p2pdist.agent.arrival import READER_SECONDS, Means, Wanted, run_bytes
 from p2pdist.agent.content import BlobView, ManifestContent
 from p2pdist.agent.pull import Pull
 from p2pdist.core.digest import Digest
@@ -45,33 +45,44 @@ class _Whole:
 
 
 class _Growing:
-    """A blob that is being pulled as a view: its last piece shows when its digest held."""
+    """A blob that is being pulled as a view: its last piece shows when its digest held.
+
+    The first bytes show at once; those after them by runs, or after a moment, since every look costs.
+    """
 
     def __init__(self, pull: Pull, fd: int) -> None:
         assert pull.partial is not None
         self._pull = pull
         self._partial = pull.partial
         self._shown = max(0, self._partial.layout.offset(self._partial.layout.count - 1))
+        self._told: int | None = None
         self.size_bytes = self._partial.layout.size_bytes
         self.fd = fd
 
     @property
     def committed(self) -> bool:
-        """Whether the digest held."""
-        return self._partial.committed
+        """Whether the digest held; the record of it may still be on its way to the disk."""
+        return self._partial.verified
 
     async def available(self, offset: int) -> int:
         """See `BlobView`. A pull that has failed shows nothing more, whatever has come: its bytes may be wrong."""
-        with self._pull.reading():
+        pull = self._pull
+        fresh = self._told is None or offset < self._told
+        goal = offset + 1 if fresh else min(offset + run_bytes(self.size_bytes), max(self._shown, offset + 1))
+        with pull.reading(offset, goal):
+            waited = False
             while True:
                 if self.committed:
                     return self.size_bytes
-                if self._pull.error is not None:
-                    raise self._pull.error
+                if pull.error is not None:
+                    raise pull.error
                 end = min(self._partial.available_from(offset), self._shown)
-                if end > offset:
+                if end >= goal or (waited and end > offset):
+                    self._told = end
                     return end
-                await self._pull.progress.wait()
+                with trio.move_on_after(READER_SECONDS) as moment:
+                    await pull.progress.wait()
+                waited = waited or moment.cancelled_caught
 
 
 @asynccontextmanager

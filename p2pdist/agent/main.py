@@ -7,9 +7,11 @@ from contextlib import ExitStack, suppress
 import trio
 from prometheus_client import CollectorRegistry
 
+from p2pdist.agent.account import Accounts
 from p2pdist.agent.arrival import Means
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.enrol import identity_of, plain_is_fine
+from p2pdist.agent.explain import Explainer
 from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
 from p2pdist.agent.library import Library
@@ -39,6 +41,7 @@ from p2pdist.relay.session import TlsContexts
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.telemetry import logging
+from p2pdist.telemetry.events import EventLog
 from p2pdist.telemetry.metrics import AgentMetrics, OnScrape
 from p2pdist.wire.messages import Message
 
@@ -49,16 +52,19 @@ def run(config: AgentConfig) -> int:
     """Run the agent until it is told to stop; returns the exit code, raises a `P2PDistError` when it can't go on."""
     logging.setup(config.log.level, config.log.format)
     with ExitStack() as stack:
+        events = stack.enter_context(EventLog.open(config.log.events)) if config.log.events is not None else None
         store = stack.enter_context(BlobStore.open(config.state_dir, config.store.quota_bytes))
-        return run_daemon("agent", _Agent(config, store).serve)
+        return run_daemon("agent", _Agent(config, store, events).serve)
 
 
 class _Agent:
     """One agent while it starts; its parts know each other afterwards."""
 
-    def __init__(self, config: AgentConfig, store: BlobStore) -> None:
+    def __init__(self, config: AgentConfig, store: BlobStore, events: EventLog | None) -> None:
         self._config = config
         self._store = store
+        self._events = events
+        self._explainer: Explainer | None = None
         self._renewal: Renewal | None = None
         self._shim: Shim | None = None
         self._reporter: Reporter | None = None
@@ -73,6 +79,7 @@ class _Agent:
         host = config.admin.listen.host
         routes = {
             ("GET", "/v1/status"): commands_only(self._status, host),
+            ("GET", "/v1/explain"): commands_only(self._explain, host),
             ("POST", "/v1/pull"): commands_only(self._pull, host),
         }
         admin = admin_handler(self._registry, self._why_not_ready, routes)
@@ -117,14 +124,17 @@ class _Agent:
             *advertised(config.swarm.advertise, swarm.addresses[0].port),
         )
         name, zone = str(config.node_name), str(config.zone or "")
-        relay = RelayNode(node, relay_sockets, Verifier({}), notify, relay_tls)
+        events, accounts = self._events, Accounts(self._events)
+        if events is not None:
+            events.introduce(node, name, "agent")
+        relay = RelayNode(node, relay_sockets, Verifier({}), notify, relay_tls, events)
         owned.pop_all()
-        relays = Relays(node, relay, metrics, say, allow_peers)
+        relays = Relays(node, relay, metrics, say, allow_peers, events)
         service = Service(node, name, zone, where, store, relay, relays, swarm, upstreams, metrics, parts)
         control = ControlLink(
             config.tracker.address.host, config.tracker.address.port, lambda: control_context, service
         )
-        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client), parts)
+        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client, accounts), parts)
         service.attach(control, library, self._renewal)
         names = [str(address) for address in config.shim.listen]
         default = config.shim.default_upstream
@@ -132,6 +142,7 @@ class _Agent:
         try:
             with relay:
                 self._reporter = Reporter(node, name, names, control, library, relays, relay, swarm, store, metrics)
+                self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
                 self._shim = Shim(library, metrics, str(default) if default else None)
                 parts.start_soon(control.run)
@@ -181,6 +192,11 @@ class _Agent:
             raise Unavailable(self._why_not_ready()[0])
         await self._reporter.handle(request, response)
 
+    async def _explain(self, request: Request, response: Response) -> None:
+        if self._explainer is None:
+            raise Unavailable(self._why_not_ready()[0])
+        await self._explainer.handle(request, response)
+
     async def _pull(self, request: Request, response: Response) -> None:
         if self._images is None:
             raise Unavailable(self._why_not_ready()[0])
@@ -196,6 +212,8 @@ class _Agent:
     def _refresh(self) -> None:
         if self._reporter is not None:
             self._reporter.refresh_metrics()
+        if self._events is not None:
+            self._metrics.events_dropped.inc(self._events.newly_dropped())
         if self._renewal is not None:
             self._metrics.certificate_expiry.set(self._renewal.identity.validity.not_after.timestamp())
 

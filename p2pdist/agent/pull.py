@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import trio
 
+from p2pdist.agent.account import Awaited, State
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.by_relay import follow_relay
 from p2pdist.agent.by_swarm import follow_swarm
@@ -23,6 +24,8 @@ from p2pdist.telemetry.metrics import ByteSource, PullOutcome, PullSource
 from p2pdist.wire.messages import Distrusted, HeldBlob, Inventory, Join, Left, RelayPlan, SwarmPlan
 
 HASH_AHEAD_BYTES = 4 * 1024 * 1024
+INLINE_HASH_BYTES = 256 * 1024
+"""Up to this size a blob is hashed on the event loop: its bytes were written a moment ago, and a hop costs as much."""
 _REASON_CHARACTERS = 1000
 log = get_logger("agent.pull")
 
@@ -34,19 +37,20 @@ class Pull(Arrival):
         """Get the blob and commit it; what is wrong with the pull isn't raised: it is in `error`."""
         metrics = self.means.metrics
         metrics.pulls_running.inc()
-        outcome = PullOutcome.ABANDONED
+        outcome, state = PullOutcome.ABANDONED, State.ABANDONED
         try:
             await self._get()
             await self._commit()
-            outcome = PullOutcome.DONE
+            outcome, state = PullOutcome.DONE, State.HELD
         except Exception as error:
-            outcome = PullOutcome.FAILED
+            outcome, state = PullOutcome.FAILED, State.FAILED
             self.error = self._told(error)
             self.wake()
             await self._give_up(self.error)
         finally:
             self.ended.set()
             self.wake()
+            self.account.end(state, str(self.error or ""))
             metrics.pulls_running.dec()
             metrics.pull_seconds.observe(trio.current_time() - self.started_at)
             metrics.pulls.labels(outcome, self._main_source()).inc()
@@ -73,6 +77,7 @@ class Pull(Arrival):
                     failure = Unavailable(f"{self.fruitless} ways in a row brought nothing")
             if failure is not None and not self.complete and may_rescue(failure):
                 log.warning("rescue_begins", digest=self.wanted.digest, reason=str(failure))
+                self.account.rescued(str(failure))
                 failure = await self._caught(self._rescue)
             nursery.cancel_scope.cancel()
         if failure is not None and not self.complete:
@@ -90,8 +95,10 @@ class Pull(Arrival):
         """Ask the tracker and do what it says; returns to ask again, raises when the tracker is no help."""
         match plan := await self._ask():
             case RelayPlan():
+                self.account.answered("relay", plan.generation, max((ring.epoch for ring in plan.rings), default=0))
                 await follow_relay(self, plan)
             case SwarmPlan():
+                self.account.answered("swarm")
                 await follow_swarm(self, plan)
             case _:
                 raise Unavailable(f"the tracker answers a join with {type(plan).__name__}")
@@ -101,8 +108,10 @@ class Pull(Arrival):
         control = self.means.control
         while True:
             if not control.connected:
+                self.account.wait_for(Awaited.CONNECTION)
                 await control.wait_connected(grace_seconds(trio.current_time() - control.since))
             connects = control.connects
+            self.account.wait_for(Awaited.ANSWER)
             try:
                 return await control.ask(self._join, JOIN_SECONDS)
             except Unavailable:
@@ -131,11 +140,13 @@ class Pull(Arrival):
         if client is None:
             raise BlobUnknown(f"no origin is known for {wanted.upstream}")
         self.source = "origin"
+        self.account.wait_for(Awaited.ORIGIN)
         self.means.metrics.rescues.inc()
         received = self.means.metrics.received_bytes.labels(ByteSource.ORIGIN)
 
         def count(size_bytes: int) -> None:
             self.origin_bytes += size_bytes
+            self.account.came_from_origin(size_bytes)
             received.inc(size_bytes)
 
         def on_private() -> None:
@@ -161,6 +172,14 @@ class Pull(Arrival):
     async def _commit(self) -> None:
         partial = self.partial
         assert partial is not None
+        self.account.wait_for(Awaited.DIGEST)
+        self.account.private = self.private
+        if partial.layout.size_bytes <= INLINE_HASH_BYTES:
+            partial.verify()
+        else:
+            await trio.to_thread.run_sync(partial.verify)
+        # Whoever reads gets the last bytes now; that the blob is held is for those who come later.
+        self.wake()
         await trio.to_thread.run_sync(commit, self, partial)
         control, digest = self.means.control, self.wanted.digest
         control.say(Inventory((HeldBlob(str(digest), partial.layout.size_bytes, self.private),)))

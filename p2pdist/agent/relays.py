@@ -6,7 +6,7 @@ need what we have. A bitmap means the table as it is when it arrives (a slot tha
 comes), so it becomes a ring at once, even while there is no file yet to take part with.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +21,8 @@ from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import PieceFile, TransferSpec
 from p2pdist.store import PartialBlob
+from p2pdist.swarm import Endpoint
+from p2pdist.telemetry.events import EventLog
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics
 from p2pdist.telemetry.metrics import BadPiece as BadPieceReason
@@ -47,6 +49,7 @@ from p2pdist.wire.messages import (
 )
 
 _KEPT_STEPS = 256
+_KEPT_NAMES = 1024
 _REASON_CHARACTERS = 1000
 log = get_logger("agent.relays")
 
@@ -98,13 +101,16 @@ class Relays:
         metrics: AgentMetrics,
         say: Callable[[Message], None],
         on_addresses: Callable[[], None],
+        events: EventLog | None = None,
     ) -> None:
         self._node = node
         self._relay = relay
         self._metrics = metrics
         self._say = say
         self._on_addresses = on_addresses
+        self._events = events
         self._members: dict[int, Member] = {}
+        self._names: OrderedDict[str, str] = OrderedDict()
         self._tracker: tuple[str, NodeAddress] | None = None
         self._memberships: dict[int, Membership] = {}
         self._planned: dict[int, _Planned] = {}
@@ -124,6 +130,7 @@ class Relays:
             self._members.pop(slot, None)
         for member in table.added:
             self._members[member.slot] = member
+            self._learn_name(member)
         nodes = {
             member.node: NodeAddress(member.relay.host, member.relay.port)
             for member in self._members.values()
@@ -137,9 +144,33 @@ class Relays:
         self._relay.set_nodes(nodes, keep)
         self._on_addresses()
 
+    @property
+    def tracker(self) -> str:
+        """The tracker's id; empty before it was met."""
+        return self._tracker[0] if self._tracker is not None else ""
+
+    def name_of(self, node: str) -> str:
+        """What a node is, or was, called; empty for one that was never in the table."""
+        return self._names.get(node, "")
+
+    def node_at(self, peer: Endpoint) -> str:
+        """The member whose swarm is there, or on that host, if it is the only one; empty when that can't be said."""
+        there = [member for member in self._members.values() if member.swarm.host == peer.address]
+        found = [member for member in there if member.swarm.port == peer.port] or there
+        return found[0].node if len(found) == 1 else ""
+
     def swarm_hosts(self) -> Iterable[str]:
         """The addresses that swarm peers may come from."""
         return {member.swarm.host for member in self._members.values()}
+
+    def _learn_name(self, member: Member) -> None:
+        """Keep it for a while after the member has left: accounts of pulls name it."""
+        self._names[member.node] = member.name
+        self._names.move_to_end(member.node)
+        while len(self._names) > len(self._members) + _KEPT_NAMES:
+            self._names.popitem(last=False)
+        if self._events is not None:
+            self._events.name_peer(member.node, member.name)
 
     # Taking part.
 

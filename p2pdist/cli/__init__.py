@@ -21,6 +21,7 @@ COMMANDS = MappingProxyType(
         "agent": "run the agent of this host",
         "pull": "let the agent of this host have an image",
         "status": "what the agent of this host is doing",
+        "explain": "where the bytes of a blob came from, and what it waited for",
         "config": "check a configuration, or show the one in effect",
         "pki": "the tracker's CA and join tokens",
         "demo": "see it work: a registry, a tracker and agents on this machine",

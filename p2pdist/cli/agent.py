@@ -25,6 +25,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--ca-hash", metavar="sha256:HEX", help="the hash of the tracker's CA, as `pki init` printed it"
     )
+    parser.add_argument(
+        "--events", metavar="FILE", help="append who fed whom and when to FILE, one JSON object a line (log.events)"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log at level debug")
 
 
@@ -36,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         "tracker.address": args.tracker,
         "tracker.join_token": args.join,
         "tracker.ca_hash": args.ca_hash,
+        "log.events": args.events,
         "log.level": "debug" if args.verbose else None,
     }
     overrides = {key: value for key, value in given.items() if value is not None}

@@ -34,10 +34,11 @@ class Upstream(Section, frozen=True, kw_only=True):
 
 
 class Log(Section, frozen=True, kw_only=True):
-    """What is logged, and in which form."""
+    """What is logged, and in which form; `events` is a file of its own."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    events: Path | None = None
 
 
 class Store(Section, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ What happens on a connection is in connection.py; this module knows how many the
 
 import errno
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 
 import trio
 
@@ -21,8 +22,9 @@ __all__ = ["ClientGone", "Handler", "Limits", "Request", "Response", "open_liste
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _EXHAUSTED_PAUSE_SECONDS = 0.1
-_UNSENT_BYTES = 1 << 20
-"""Bytes in a socket that the network hasn't taken yet. trio's 16 KiB would end every stay in sendfile after 16 KiB."""
+_UNSENT_BYTES = 4 << 20
+"""Bytes in a socket that the network hasn't taken yet; with trio's 16 KiB one sendfile(2) would send no more than that.
+They are references to the page cache. Measured on loopback, CPU s/GiB: 256 KiB 0.13, 1 MiB 0.08, 4 MiB 0.06."""
 
 log = get_logger(__name__)
 
@@ -103,8 +105,16 @@ async def _accept_all(
             except trio.Cancelled:
                 stream.socket.close()
                 raise
-            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+            _prepare(stream)
             nursery.start_soon(run_connection, stream)
+
+
+def _prepare(stream: trio.SocketStream) -> None:
+    """Set a new connection up. On loopback nothing needs pacing: a host's bbr would halve the speed there."""
+    stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    with suppress(OSError):
+        if ip_address(stream.socket.getsockname()[0]).is_loopback:
+            stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_CONGESTION, b"reno")
 
 
 async def _accept(listener: trio.SocketListener) -> trio.SocketStream:

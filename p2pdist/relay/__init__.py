@@ -7,5 +7,6 @@
 - transfer: one generation of a blob: its file, its vouches, what was received from whom
 - parking: frames that came before the word of the tracker that explains them
 - connection, session, links, switchboard: sockets, from one to all of them
+- noting: what goes into the event log
 - reactor: the thread that owns all of it; node: the door to it for the rest of the process
 """

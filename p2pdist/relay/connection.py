@@ -198,7 +198,7 @@ class Connection:
             return False
         generation, lane = self._lanes.popitem(last=False)
         (outgoing, offset) = lane.popleft()
-        transfer, frame = outgoing
+        transfer, frame, _ = outgoing
         layout = transfer.spec.layout
         length = layout.length(frame.piece)
         count = min(MAX_DATA_BYTES, length - offset)

@@ -22,7 +22,7 @@ half of its children were sent the piece, long before the acknowledgement, and n
 
 import random
 from collections import defaultdict
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from p2pdist.core.errors import ProtocolError
@@ -158,6 +158,8 @@ class Engine:
         self._wire: dict[int, int] = {}
         self._dealings = Dealings(self._rng, self._can_be_root)
         self.takeovers = 0
+        self.on_takeover: Callable[[str, int, int], None] | None = None
+        """Told the member that was lost, the generation and the piece of every span that goes to an heir."""
 
     # What the owner of the connections tells.
 
@@ -214,6 +216,10 @@ class Engine:
         """Whether pieces of this epoch can be judged yet."""
         state = self._generations.get(generation)
         return state is not None and epoch in state.rings
+
+    def dealer(self, generation: int, epoch: int) -> str:
+        """Who deals over the ring of an epoch that is known."""
+        return self._generations[generation].rings[epoch].dealer
 
     def admit(self, sender: str, generation: int, index: int, epoch: int, root: int, span: int, offered: bool) -> None:
         """Raise `ProtocolError` when `sender` had no business to send this piece with this span to us."""
@@ -473,6 +479,8 @@ class Engine:
 
     def _to_heir(self, pending: _Pending) -> None:
         self.takeovers += 1
+        if self.on_takeover is not None:
+            self.on_takeover(pending.node, pending.generation, pending.index)
         self._hand(pending.duty, pending, pending.ring, pending.rank + 1, pending.span - 1, by_offer=True)
 
     def _push(self, tag: int, pending: _Pending, offered: bool) -> Push:

@@ -15,6 +15,7 @@ from p2pdist.relay.session import TlsContexts
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import Counts, Transfer, TransferSpec
+from p2pdist.telemetry.events import EventLog
 
 _STOP_SECONDS = 5.0
 
@@ -31,7 +32,8 @@ class RelayNode:
     """One node of the relay; use as a context manager.
 
     `me` is the node's id. `listeners` are bound, listening, non-blocking sockets, which the node owns from now on.
-    `notify` is called in the relay's thread and must be quick. Without `tls` private blobs can't be relayed.
+    `notify` is called in the relay's thread and must be quick. Without `tls` private blobs can't be relayed. `events`
+    is told of every piece.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class RelayNode:
         verifier: Verifier,
         notify: Callable[[Notice], None],
         tls: TlsContexts | None = None,
+        events: EventLog | None = None,
     ) -> None:
-        self._reactor = Reactor(me, listeners, verifier, notify, tls)
+        self._reactor = Reactor(me, listeners, verifier, notify, tls, events)
         self._thread = threading.Thread(target=self._reactor.run, name="relay", daemon=True)
 
     def __enter__(self) -> "RelayNode":

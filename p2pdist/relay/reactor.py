@@ -46,11 +46,13 @@ from p2pdist.relay.notices import (
     StoodStill,
     TransferFailed,
 )
+from p2pdist.relay.noting import Noting
 from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import Switchboard
 from p2pdist.relay.transfer import Outgoing, Transfer
+from p2pdist.telemetry.events import EventLog
 from p2pdist.telemetry.logging import get_logger
 
 TICK_SECONDS = 0.1
@@ -69,9 +71,12 @@ class Reactor:
         verifier: Verifier,
         notify: Callable[[Notice], None],
         tls: TlsContexts | None,
+        events: EventLog | None = None,
     ) -> None:
         self.me = me
         self.engine = Engine(me, random.Random())
+        self.engine.on_takeover = self._taken_over
+        self._noting = Noting(me, self.engine, events) if events is not None else None
         self._verifier = verifier
         self._notify = notify
         self._transfers: dict[int, Transfer] = {}
@@ -215,6 +220,7 @@ class Reactor:
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
+        transfer.deals = True
         dealt = self._dealers[generation].start(number, ring, pieces, by_offer, lane)
         self._meet_roots(transfer, ring, lane)
         self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
@@ -234,6 +240,7 @@ class Reactor:
         transfer = self._transfers.get(generation)
         if transfer is None:
             return
+        transfer.fills.add(ring.epoch)
         self._dealers[generation].fill(ring, indices, by_offer, lane)
         self._meet_roots(transfer, ring, lane)
 
@@ -279,6 +286,8 @@ class Reactor:
     def written(self, outgoing: Outgoing) -> None:
         """See `Exchange`."""
         self.engine.written(outgoing.frame.tag)
+        if self._noting is not None:
+            self._noting.sent(outgoing)
 
     def lost(self, node: str) -> None:
         """See `Exchange`."""
@@ -407,10 +416,21 @@ class Reactor:
             transfer.counts.dealt_bytes += len(data)
         elif new:
             transfer.counts.relayed_bytes += len(data)
+        if new:
+            transfer.counts.received_from[session.node] += len(data)
+        if self._noting is not None:
+            self._noting.arrived(session.node, transfer, frame, len(data), new)
         arrived = Push(self.me, frame.tag, generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered)
         self.engine.pushed(session.node, arrived)
         if not known:
             self._dealers[generation].arrived(frame.piece)
+
+    def _taken_over(self, lost: str, generation: int, index: int) -> None:
+        transfer = self._transfers.get(generation)
+        if transfer is not None:
+            transfer.counts.taken_over += 1
+            if self._noting is not None:
+                self._noting.taken_over(lost, transfer, index)
 
     # Actions out.
 

@@ -5,6 +5,7 @@ vouched for.
 """
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -54,31 +55,42 @@ class TransferSpec:
 
 @dataclass(slots=True)
 class Counts:
-    """Payload bytes of one transfer; read from other threads, written by the relay's."""
+    """Payload bytes of one transfer; read from other threads, written by the relay's.
+
+    `received_from`: bytes that were new, by who sent them. `taken_over`: spans that we handed to an heir.
+    """
 
     dealt_bytes: int = 0
     relayed_bytes: int = 0
     duplicate_bytes: int = 0
     sent_bytes: int = 0
     bad_pieces: int = 0
+    taken_over: int = 0
+    received_from: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class Outgoing(NamedTuple):
-    """A piece that waits to be sent, and the numbers that travel with it."""
+    """A piece that waits to be sent, the numbers that travel with it, and the node that it is for."""
 
     transfer: "Transfer"
     frame: PieceFrame
+    to: str
 
 
 @dataclass(slots=True)
 class Transfer:
-    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them."""
+    """The state of one generation: which pieces are vouched for, and the proofs that travel on with them.
+
+    `deals`: whether this node is a dealer; `fills` are the epochs of the fills that it deals.
+    """
 
     spec: TransferSpec
     fd: int
     hashes: list[bytes | None]
     vouches: list[bytes | None]
     counts: Counts = field(default_factory=Counts)
+    deals: bool = False
+    fills: set[int] = field(default_factory=set)
 
     @classmethod
     def begin(cls, spec: TransferSpec) -> "Transfer":
@@ -163,4 +175,4 @@ class Transfer:
             hash_,
             vouch,
         )
-        return Outgoing(self, frame)
+        return Outgoing(self, frame, push.to)

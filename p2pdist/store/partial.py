@@ -57,6 +57,8 @@ class PartialBlob:
         self._prefix = PrefixHasher(digest)
         self._commit_lock = threading.Lock()
         self._refuted: Digest | None = None
+        self.verified = False
+        """Whether every piece is there and the digest held."""
 
     @property
     def fd(self) -> int:
@@ -197,26 +199,42 @@ class PartialBlob:
                 return self._prefix.hashed_bytes
             raise
 
+    def verify(self) -> None:
+        """Check the digest of the whole blob: from now on it is `verified`, and all of it may be shown.
+
+        For a worker thread: it hashes what `hash_prefix` left over. Raises `PiecesMissing`; `DigestInvalid` when the
+        content has another digest (the blob then stays partial and can never be committed: discard it or have it
+        quarantined); `BlobDiscarded`; `StoreError` when the file can't be read.
+        """
+        with self._commit_lock:
+            self._verify(None)
+
     def commit(self, computed: Digest | None = None) -> None:
         """Make the blob whole: from now on the store serves it. Does nothing when it is committed already.
 
-        For a worker thread: it hashes what `hash_prefix` left over, unless the caller hashed every byte that it wrote
-        and gives the digest as `computed`. Raises `PiecesMissing`; `DigestInvalid` when the content has another digest
-        (the blob then stays partial and can never be committed: discard it or have it quarantined); `BlobDiscarded`;
-        `StoreError` when the record can't be written (a later `commit` may succeed).
+        For a worker thread: it verifies the blob first, by `computed` if the caller hashed every byte that it wrote.
+        Raises what `verify` raises, and `StoreError` when the record can't be written (a later `commit` may succeed).
         """
         with self._commit_lock:
             if self.committed:
                 return
-            self._check_whole()
-            found = self._refuted or computed or self._found()
-            if found != self.digest:
-                self._refuted = found
-                raise DigestInvalid(
-                    f"the {self.layout.size_bytes} bytes that came as {self.digest} have the digest {found}"
-                )
+            self._verify(computed)
             self._keep(self)
             self._finish(_State.COMMITTED)
+
+    def _verify(self, computed: Digest | None) -> None:
+        if self.committed:
+            return
+        self._check_whole()
+        if self.verified:
+            return
+        found = self._refuted or computed or self._found()
+        if found != self.digest:
+            self._refuted = found
+            raise DigestInvalid(
+                f"the {self.layout.size_bytes} bytes that came as {self.digest} have the digest {found}"
+            )
+        self.verified = True
 
     def discard(self) -> None:
         """Give the blob up and remove its file; does nothing when it was committed or given up already."""

@@ -6,7 +6,7 @@ order is libtorrent's: strictly in order, all pullers would want the same piece 
 against 1.08-1.17, facts.md).
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.swarm.endpoint import Endpoint
 from p2pdist.swarm.events import (
+    PeerConnected,
     PieceFinished,
     TorrentChecking,
     TorrentEvent,
@@ -32,6 +33,7 @@ from p2pdist.swarm.tuning import connections_for
 
 _URGENT = 7
 _NORMAL = 4
+_MEASURE_SECONDS = 0.5
 
 
 class Partial(Protocol):
@@ -51,6 +53,31 @@ class Partial(Protocol):
     def mark_piece(self, index: int) -> bool: ...
 
 
+def _received_from(handle: lt.torrent_handle) -> dict[Endpoint, int]:
+    """In a worker thread, because it waits for libtorrent's: payload by the peers that are connected now."""
+    try:
+        peers = handle.get_peer_info()
+    except RuntimeError:
+        return {}  # the torrent has just been removed
+    return {Endpoint(*peer.ip): peer.total_download for peer in peers if peer.total_download}
+
+
+class PeerCounts:
+    """Bytes by peer over all its connections; a connection's own count begins at zero."""
+
+    def __init__(self) -> None:
+        self.totals: dict[Endpoint, int] = {}
+        self._now: dict[Endpoint, int] = {}
+
+    def take(self, received: Mapping[Endpoint, int]) -> None:
+        """The counts of the connections that stand."""
+        for peer, size_bytes in received.items():
+            before = self._now.get(peer, 0)
+            more = size_bytes - before if size_bytes >= before else size_bytes
+            self.totals[peer] = self.totals.get(peer, 0) + more
+            self._now[peer] = size_bytes
+
+
 class Pull:
     """A download under way; made by `Swarm.pull`."""
 
@@ -66,10 +93,14 @@ class Pull:
         self.digest = partial.digest
         self.received_bytes = 0
         """Verified bytes that this pull added to the file."""
+        self._peers = PeerCounts()
+        self._met: set[Endpoint] = set()
+        self._due = trio.Event()
         self._partial = partial
         self._torrent = torrent
         self._layout = partial.layout
         self._pieces = PieceSet(self._layout.count, filter(partial.has, range(self._layout.count)))
+        self._missing = self._measured_at = self._layout.count - len(self._pieces)
         self._window_pieces = window_pieces
         self._urgent_end = 0
         self._urgent_missing = 0
@@ -106,6 +137,13 @@ class Pull:
         if self._failure is not None:
             raise self._failure
 
+    @property
+    def peer_bytes(self) -> Mapping[Endpoint, int]:
+        """Payload bytes by peer as they were last measured: often enough to tell them apart, not to the last byte."""
+        if not self._peers.totals and len(self._met) == 1:
+            return dict.fromkeys(self._met, self.received_bytes)
+        return self._peers.totals
+
     async def stats(self) -> TorrentStats:
         """What moved so far."""
         await self._measure()
@@ -127,13 +165,25 @@ class Pull:
         """Called once the torrent is in the session: act on what was told before its handle was known."""
         self._flush()
 
+    async def measure_peers(self, until: trio.CancelScope) -> None:
+        """Keep `peer_bytes` up to date until `until` is cancelled."""
+        with until:
+            while (handle := self._torrent.active) is not None:
+                with trio.move_on_after(_MEASURE_SECONDS):
+                    await self._due.wait()
+                self._due = trio.Event()
+                self._peers.take(await trio.to_thread.run_sync(_received_from, handle))
+
     def observe(self, torrent: Torrent, event: TorrentEvent) -> None:
         """Act on what happened to the torrent; after a failure nothing that libtorrent says of the file counts."""
         if self._failure is not None:
             return
         match event:
+            case PeerConnected(endpoint):
+                self._met.add(endpoint)
             case PieceFinished(index) if index not in self._pieces:
                 self._unmarked.append(index)
+                self._measure_in_time()
                 if self._marks_at_once:
                     unmarked, self._unmarked = self._unmarked, []
                     self._mark(unmarked)
@@ -146,6 +196,13 @@ class Pull:
                 self._flushed(self._flushing)
             case TorrentFailed() | TorrentChecking() if torrent.failure is not None:
                 self._fail(torrent.failure)
+
+    def _measure_in_time(self) -> None:
+        """Whenever half of what was missing has come: at the end libtorrent parts from its peers at once."""
+        self._missing -= 1
+        if 2 * self._missing <= self._measured_at:
+            self._measured_at = self._missing
+            self._due.set()
 
     def _flush(self) -> None:
         """Have libtorrent put what it keeps in memory into the file; one flush at a time."""

@@ -174,12 +174,16 @@ class Swarm:
             if seeded is not None:
                 await self._session.remove(seeded)
             await self._session.add(torrent, pull.params(metainfo, peers))
+            measuring = trio.CancelScope()
             try:
                 pull.start()
+                self._session.nursery.start_soon(pull.measure_peers, measuring)
                 yield pull
             except BaseException:
                 await self._session.remove(torrent)
                 raise
+            finally:
+                measuring.cancel()
             if pull.finished:
                 self._begin_seeding(torrent)
             else:

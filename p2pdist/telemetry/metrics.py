@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from p2pdist import __version__
 
 _FIRST_BYTE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_EVENTS_DROPPED = "Lines that the event log lacks, because they came too fast or the disk refused them."
 _PULL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
 
 
@@ -191,6 +192,7 @@ class AgentMetrics:
             kind=ShimRequest,
             status=None,
         )
+        self.events_dropped = on.counter("events_dropped", _EVENTS_DROPPED)
         self.shim_cut_short = on.counter("shim_cut_short", "Answers that ended before their announced length.")
         self.certificate_expiry = on.gauge(
             "certificate_expiry_timestamp_seconds", "When this agent's certificate ends, in Unix time."
@@ -236,6 +238,7 @@ class TrackerMetrics:
         self.certificate_expiry = on.gauge(
             "certificate_expiry_timestamp_seconds", "When this tracker's certificate ends, in Unix time."
         )
+        self.events_dropped = on.counter("events_dropped", _EVENTS_DROPPED)
         self.authority_expiry = on.gauge(
             "authority_expiry_timestamp_seconds", "When the CA's certificate ends, in Unix time."
         )

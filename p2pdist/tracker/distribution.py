@@ -15,6 +15,7 @@ from p2pdist.pki.vouch import Signer
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
 from p2pdist.store import BlobRecord, BlobStore
+from p2pdist.telemetry.events import Event, EventLog
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
 from p2pdist.tracker.choice import Situation, Way, choose
@@ -50,16 +51,18 @@ class Distribution:
         encrypted: bool,
         zone_of: Callable[[str], str],
         home: str,
+        events: EventLog | None = None,
     ) -> None:
         self._fleet = fleet
         self._store = store
         self._origins = origins
         self._metrics = metrics
         self._nursery = nursery
+        self._events = events
         steering = Steering(tracker, fleet, relay, metrics, nursery, say, flush_table, zone_of, home)
         self.relaying = Relaying(steering, self._decide)
         self._swarming = Swarming(fleet, metrics, say)
-        self._starting = Starting(store, origins, signer, self.relaying, metrics, encrypted)
+        self._starting = Starting(store, origins, signer, self.relaying, metrics, encrypted, events)
         self._undecided: dict[Digest, list[Wish]] = {}
         self._records: OrderedDict[Digest, BlobRecord] = OrderedDict()
         self._verifying: set[Digest] = set()
@@ -70,11 +73,14 @@ class Distribution:
         """An agent wants a blob; the answer goes out by `say`, now or when it is known."""
         wish = Wish(agent.node, join)
         try:
-            Digest.parse(join.digest)
+            digest = Digest.parse(join.digest)
             self._origins.client(join.upstream)
         except P2PDistError as error:
             self.relaying.refuse(wish, error)
             return
+        if self._events is not None:
+            self._events.name_peer(agent.node, agent.member.name)
+            self._events.note(Event.JOINED, digest, peer=agent.node, bytes=join.size_bytes)
         self._decide(wish)
 
     def lacking(self, agent: Agent, number: int, missing: bytes) -> None:

@@ -29,6 +29,7 @@ from p2pdist.relay.session import TlsContexts
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.store import BlobStore
 from p2pdist.telemetry import logging
+from p2pdist.telemetry.events import EventLog
 from p2pdist.telemetry.metrics import OnScrape, TrackerMetrics
 from p2pdist.tracker.admission import Admission, Pki
 from p2pdist.tracker.control import Control, Introduction
@@ -69,6 +70,8 @@ class Tracker:
         directory = config.state_dir / "pki"
         self._authority = Authority.load(directory) if Authority.present(directory) else None
         _check_secrecy(config, self._authority is not None)
+        file = config.log.events
+        self._events = stack.enter_context(EventLog.open(file)) if file is not None else None
         self._store = stack.enter_context(BlobStore.open(config.state_dir, config.store.quota_bytes))
         self._signer = Signer.open(directory)
         self._secret = _relay_secret(directory)
@@ -93,6 +96,8 @@ class Tracker:
     async def serve(self, nursery: trio.Nursery) -> None:
         """Start everything in `nursery`; then `listening` says where, and so does the log."""
         config = self._config
+        if self._events is not None:
+            self._events.introduce(self._node, "tracker", "tracker")
         notices, hear = trio.open_memory_channel[Notice](math.inf)
         relay, relay_port = self._open_relay(notices)
         lines = Lines(self._metrics)
@@ -111,6 +116,7 @@ class Tracker:
             encrypted=self._relay_tls is not None,
             zone_of=partial(zone_of, config.relay.copy_per),
             home=zone_of(config.relay.copy_per, config.relay.zone or ""),
+            events=self._events,
         )
         leases = Leases(self._fleet, lines, table, self._metrics, self._distribution.disconnected)
         control = Control(
@@ -157,7 +163,7 @@ class Tracker:
                 token.run_sync_soon(notices.send_nowait, notice)
 
         port = int(listeners[0].getsockname()[1])
-        relay = self._relay = RelayNode(self._node, listeners, verifier, notify, self._relay_tls)
+        relay = self._relay = RelayNode(self._node, listeners, verifier, notify, self._relay_tls, self._events)
         relay.set_secrets([self._secret])
         return relay, port
 
@@ -227,6 +233,8 @@ class Tracker:
         metrics.blobs_held.set(sum(1 for _ in self._store.digests()))
         metrics.store_bytes.set(self._store.used_bytes)
         metrics.store_quota_bytes.set(self._store.quota_bytes or 0)
+        if self._events is not None:
+            metrics.events_dropped.inc(self._events.newly_dropped())
         if self._authority is not None:
             metrics.authority_expiry.set(self._authority.validity.not_after.timestamp())
 

@@ -19,6 +19,7 @@ from p2pdist.pki.vouch import Signer
 from p2pdist.relay.spans import DEFAULT_FAN
 from p2pdist.relay.whole import WholeFile, sign_whole
 from p2pdist.store import BlobRecord, BlobStore, PartialBlob
+from p2pdist.telemetry.events import By, Event, EventLog
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
 from p2pdist.tracker.epochs import Live
@@ -54,6 +55,7 @@ class Starting:
         relaying: Relaying,
         metrics: TrackerMetrics,
         encrypted: bool,
+        events: EventLog | None = None,
     ) -> None:
         self._store = store
         self._origins = origins
@@ -61,13 +63,14 @@ class Starting:
         self._relaying = relaying
         self._metrics = metrics
         self._encrypted = encrypted
+        self._events = events
 
     async def from_origin(self, upstream: str, repository: str, digest: Digest, size_bytes: int, claim: Claim) -> None:
         """Fetch a blob, dealing while it comes; returns at the end. `size_bytes` is what a manifest says, or 0.
 
         Raises `P2PDistError` when no generation began; what goes wrong later ends the generation that did.
         """
-        number = secrets.randbits(63)
+        number, began = secrets.randbits(63), trio.current_time()
         fetch = _Fetch()
         scope = trio.CancelScope()
 
@@ -102,12 +105,17 @@ class Starting:
             if scope.cancelled_caught:
                 raise Unavailable(f"the fetch of {digest} was given up")
             assert fetch.live is not None
+            self._note_fetched(digest, fetch, trio.current_time() - began)
             self._relaying.whole(fetch.live, metainfo)
         except P2PDistError as error:
             await self._undo(fetch, error)
         except Exception as error:
             log.exception("fetch_failed", error, digest=digest, upstream=upstream, repository=repository)
             await self._undo(fetch, unexpected(error))
+
+    def _note_fetched(self, digest: Digest, fetch: _Fetch, seconds: float) -> None:
+        if self._events is not None and fetch.pipeline is not None:
+            self._events.note(Event.FETCHED, digest, by=By.ORIGIN, bytes=fetch.pipeline.received_bytes, seconds=seconds)
 
     def _finish(self, fetch: _Fetch) -> Metainfo:
         """In a worker thread: commit; the torrent is saved first, so that a committed blob has one."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from p2pdist.core.errors import Unavailable
+from p2pdist.core.errors import InvalidInput, Unavailable
 from simulations.emulation import plot
 from simulations.emulation.outcome import Outcome
 from simulations.emulation.report import document, table
@@ -44,6 +44,13 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="FILE.png",
         help="draw bytes over time (of the first run); of several scenarios one file each",
     )
+    parser.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="keep p2pdist's event log of the first run, for `python -m simulations events`; of several scenarios one"
+        " file each",
+    )
     parser.add_argument("--directory", type=Path, help="for blobs, meanwhile; default: with temporary files")
 
 
@@ -56,21 +63,33 @@ def run(args: argparse.Namespace) -> int:
         raise Unavailable(f"nothing can be emulated here: {reason}")
     if args.plot is not None:
         plot.require()
+    if args.events is not None and not args.events.absolute().parent.is_dir():
+        raise InvalidInput(f"{args.events} can't be written: there is no directory {args.events.absolute().parent}")
     _sweep(args.directory)
     for scenario in scenarios:
-        outcomes = {name: _runs(scenario, name, args.repeat, args.directory) for name in dict.fromkeys(args.system)}
+        events = _own(args.events, scenario, scenarios)
+        outcomes = {
+            name: _runs(scenario, name, args.repeat, args.directory, events) for name in dict.fromkeys(args.system)
+        }
         if args.json:
             print(json.dumps(document(scenario, outcomes, samples=args.plot is not None)), flush=True)
         else:
             print(table(scenario, outcomes), flush=True)
         if args.plot is not None:
-            path = args.plot
-            several = len(scenarios) > 1
-            plot.draw(scenario, outcomes, path.with_stem(f"{path.stem}-{scenario.name}") if several else path)
+            plot.draw(scenario, outcomes, _own(args.plot, scenario, scenarios) or args.plot)
     return 0
 
 
-def _runs(scenario: Scenario, system: str, times: int, parent: Path | None) -> list[Outcome]:
+def _own(path: Path | None, scenario: Scenario, scenarios: list[Scenario]) -> Path | None:
+    """Where a scenario's file goes: of several each has its own."""
+    if path is None or len(scenarios) == 1:
+        return path
+    return path.with_stem(f"{path.stem}-{scenario.name}")
+
+
+def _runs(
+    scenario: Scenario, system: str, times: int, parent: Path | None, events: Path | None = None
+) -> list[Outcome]:
     outcomes = []
     for number in range(times):
 
@@ -79,7 +98,7 @@ def _runs(scenario: Scenario, system: str, times: int, parent: Path | None) -> l
 
         with _directory(parent) as directory:
             try:
-                outcomes.append(run_once(scenario, system, directory, number, say))
+                outcomes.append(run_once(scenario, system, directory, number, say, None if number else events))
             except (ProcessFailed, NetworkUnavailable, OSError) as error:
                 raise Unavailable(f"{scenario.name}, {system}: {error}") from error
     return outcomes

@@ -17,14 +17,19 @@ from simulations.emulation.origin import Origin
 from simulations.emulation.outcome import Outcome
 from simulations.emulation.scenario import ORIGIN, TRACKER, Scenario
 from simulations.emulation.scene import Scene, pull_now
+from simulations.events.reading import merge
 from simulations.network import Link, Network
-from simulations.systems import Stage
+from simulations.systems import Noting, Stage
 
 Say = Callable[[str], None]
 
 
-def run(scenario: Scenario, system_name: str, directory: Path, seed: int, say: Say) -> Outcome:
+def run(
+    scenario: Scenario, system_name: str, directory: Path, seed: int, say: Say, events: Path | None = None
+) -> Outcome:
     """Measure `system_name` in `scenario` once; `directory` is empty, and the caller's to remove.
+
+    `events` gets the event logs of all nodes, merged by time, when the system keeps any.
 
     Raises `P2PDistError` when something doesn't start, or a host doesn't get its image.
     """
@@ -42,7 +47,9 @@ def run(scenario: Scenario, system_name: str, directory: Path, seed: int, say: S
         home = directory / "system"
         home.mkdir()
         hosts = tuple(name for name in links if name not in (ORIGIN, TRACKER))
-        system = systems.make(system_name, Stage(network, home, origin.url, REPOSITORY, hosts, zones))
+        system = systems.make(
+            system_name, Stage(network, home, origin.url, REPOSITORY, hosts, zones, events is not None)
+        )
         stack.callback(system.stop)
         say(f"starting {system_name}")
         system.start()
@@ -50,7 +57,10 @@ def run(scenario: Scenario, system_name: str, directory: Path, seed: int, say: S
         _prepare(scene, say)
         expected = max(bounds_of(scenario, share or 1.0, dict.fromkeys(scenario.pullers, 0.0)).values())
         say(f"pulling; expected are {expected:.1f} s at least")
-        return Measurement(scene, share, expected, seed).run(system_name)
+        outcome = Measurement(scene, share, expected, seed).run(system_name)
+        if events is not None and isinstance(system, Noting):
+            say(f"{merge(system.end_events(), events)} events are in {events}")
+        return outcome
 
 
 def _prepare(scene: Scene, say: Say) -> None:

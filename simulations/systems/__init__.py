@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from p2pdist.core.errors import InvalidInput
 from simulations.network import Host, Network
@@ -39,6 +39,8 @@ class Stage:
     """The hosts that will ask for blobs."""
     zones: Mapping[str, str]
     """The zone of each host, the tracker's included; empty text where there are no zones."""
+    events: bool = False
+    """Whether the system is to keep event logs, if it is one that can (`Noting`)."""
 
     @property
     def server(self) -> Host:
@@ -93,6 +95,14 @@ class System(Protocol):
 
     def stop(self) -> None:
         """End what `start` started, as far as it got; what still runs afterwards is killed."""
+
+
+@runtime_checkable
+class Noting(Protocol):
+    """A system that keeps event logs in the form of p2pdist's."""
+
+    def end_events(self) -> list[Path]:
+        """End what runs, so that its logs are whole; the files."""
 
 
 def module_of(name: str) -> str:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -24,11 +24,13 @@ from p2pdist.demo.configs import (
     tracker_toml,
 )
 from simulations.network import Host
-from simulations.processes import Process, poll_until
+from simulations.processes import Process, ProcessFailed, poll_until
 from simulations.systems import Counts, Stage
 
 UPSTREAM = "registry.test"
 _READY_SECONDS = 120
+_STOP_SECONDS = 10
+_EVENTS = ".events.jsonl"
 _COMMAND_SECONDS = 60
 _ADMIN_SECONDS = 10
 _SHIM_PORT = 7500
@@ -110,6 +112,15 @@ class P2PDist:
         for process in self._processes.values():
             process.kill()
 
+    def end_events(self) -> list[Path]:
+        """Ask all daemons to end; those that don't in time, or were stopped, have written what they have."""
+        for process in self._processes.values():
+            process.send(signal.SIGTERM)
+        for process in self._processes.values():
+            with suppress(ProcessFailed):
+                process.wait(_STOP_SECONDS)
+        return sorted(self._stage.directory.glob(f"*{_EVENTS}"))
+
     def _start_tracker(self) -> None:
         server, state = self._stage.server, str(self._stage.directory / _TRACKER)
         self._command("pki", "init", "--state-dir", state, "--name", server.ipv4)
@@ -152,6 +163,8 @@ class P2PDist:
         zone = self._stage.zones.get(name, "")
         zone_key = "P2PDIST_ZONE" if command == "agent" else "P2PDIST_RELAY_ZONE"
         environment = {"NO_PROXY": "*", "no_proxy": "*"} | ({zone_key: zone} if zone else {})
+        if self._stage.events:
+            environment["P2PDIST_LOG_EVENTS"] = str(directory / f"{name}{_EVENTS}")
         argv: list[str | Path] = [sys.executable, "-m", "p2pdist", command, "--config", directory / f"{name}.toml"]
         self._processes[name] = host.start(argv, log=directory / f"{name}.log", environment=environment)
 

@@ -369,3 +369,18 @@ async def test_a_store_that_refuses_a_piece_ends_the_pull(open_swarm: OpenSwarm,
                 await pull.wait_finished()
         assert not pull.finished
         assert not puller.loaded
+
+
+async def test_it_can_be_told_who_gave_how_much(open_swarm: OpenSwarm, tmp_path: Path) -> None:
+    blob = Blob.of_size(16 * MIB)
+    partial = blob.partial_in(tmp_path / "puller")
+    async with open_swarm() as first, open_swarm() as second, open_swarm() as puller:
+        for name, holder in (("first", first), ("second", second)):
+            await holder.seed(blob.whole_in(tmp_path / name), blob.metainfo)
+        peers = [*first.addresses, *second.addresses]
+        with within(20):
+            async with puller.pull(partial, blob.metainfo, peers) as pull:
+                await until(lambda: sum(pull.peer_bytes.values()) > 0)
+                await pull.wait_finished()
+        assert set(pull.peer_bytes) <= set(peers)
+        assert 0 < sum(pull.peer_bytes.values()) <= pull.received_bytes

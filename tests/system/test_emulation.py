@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from simulations.events.flows import flows_of
+from simulations.events.reading import read
 from simulations.network import namespaces
 from simulations.ownership import Owner
 
@@ -79,7 +81,8 @@ def emulate(directory: Path, scenario: str, *arguments: str) -> dict[str, Any]:
 def test_systems_side_by_side(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     for program in ("docker-registry", "nginx"):
         require_program(program)
-    found = emulate(tmp_path, FLEET, "--system", "p2pdist", "direct", "nginx", "bittorrent")
+    events = tmp_path / "events.jsonl"
+    found = emulate(tmp_path, FLEET, "--events", str(events), "--system", "p2pdist", "direct", "nginx", "bittorrent")
     runs = {name: system["runs"][0] for name, system in found["systems"].items()}
     assert list(runs) == ["p2pdist", "direct", "nginx", "bittorrent"]
     for name, run in runs.items():
@@ -95,6 +98,13 @@ def test_systems_side_by_side(tmp_path: Path, require_program: Callable[[str], s
     assert runs["p2pdist"]["figures"]["seeder copies"] >= 1.0
     assert runs["p2pdist"]["cpu_seconds"] > 0
     assert runs["p2pdist"]["figures"]["memory of an agent, most"] > 20
+    flows = flows_of(read([events]).lines)
+    assert flows.receivers == ["tracker", "host-1", "late-1"]
+    assert len(flows.blobs) == 3
+    received = {host: sum(flows.by_source(host).values()) for host in flows.receivers}
+    assert received == dict.fromkeys(flows.receivers, MIB)
+    assert all(span.end - span.start < 10 for span in flows.pulls)
+    assert len(flows.pulls) == 6
     assert runs["direct"]["figures"]["seeder copies"] is None
     assert runs["nginx"]["figures"]["all bytes sent on the tracker's link / image"] >= 2.0
 

@@ -11,6 +11,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
+from p2pdist.agent.account import Accounts
 from p2pdist.agent.arrival import Means
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.library import Library
@@ -27,6 +28,7 @@ from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import TransferSpec
 from p2pdist.store import BlobStore
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
+from p2pdist.telemetry.events import EventLog
 from p2pdist.telemetry.metrics import AgentMetrics, OnScrape
 from p2pdist.wire.messages import Message, RelayPlan, RingInfo, UpstreamInfo, members_bitmap
 
@@ -137,6 +139,7 @@ class Bench:
         self.swarm: Swarm
         self.control: ControlLink
         self.library: Library
+        self.accounts: Accounts
         self.service: Service
 
     def value(self, name: str, **labels: str) -> float:
@@ -150,7 +153,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(root: Path, *, origin: str | None = None, quota_bytes: int | None = None) -> AsyncIterator[Bench]:
+async def running(
+    root: Path, *, origin: str | None = None, quota_bytes: int | None = None, events: EventLog | None = None
+) -> AsyncIterator[Bench]:
     """An agent that has just been welcomed."""
     bench = Bench()
     infos = (UpstreamInfo("registry.example", origin),) if origin else ()
@@ -174,8 +179,11 @@ async def running(root: Path, *, origin: str | None = None, quota_bytes: int | N
             tracker.relay_port = bench.dealer.port
             tracker.keys = (bench.dealer.signer.public_key.public_bytes_raw(),)
             bench.tracker, bench.swarm = tracker, swarm
-            bench.relay = RelayNode(NODE, [sock], Verifier({}), notify)
-            bench.relays = Relays(NODE, bench.relay, bench.metrics, say, lambda: bench.service.allow_swarm_peers())
+            bench.relay = RelayNode(NODE, [sock], Verifier({}), notify, events=events)
+            bench.relays = Relays(
+                NODE, bench.relay, bench.metrics, say, lambda: bench.service.allow_swarm_peers(), events
+            )
+            bench.accounts = Accounts(events)
             upstreams = Upstreams({})
             stack.callback(upstreams.close)
             where = Advertised("", bench.relay_port, "", swarm.addresses[0].port)
@@ -183,7 +191,9 @@ async def running(root: Path, *, origin: str | None = None, quota_bytes: int | N
                 NODE, NODE, "", where, bench.store, bench.relay, bench.relays, swarm, upstreams, bench.metrics, parts
             )
             bench.control = ControlLink("127.0.0.1", tracker.port, lambda: None, bench.service)
-            means = Means(bench.store, bench.control, bench.relays, swarm, bench.metrics, upstreams.client)
+            means = Means(
+                bench.store, bench.control, bench.relays, swarm, bench.metrics, upstreams.client, bench.accounts
+            )
             bench.library = Library(means, parts)
             bench.service.attach(bench.control, bench.library, None)
             stop = bench.store.on_evicted(bench.service.evicted)

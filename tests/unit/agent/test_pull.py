@@ -1,13 +1,16 @@
 """One pull with a real store, a real relay, a real swarm, and a tracker and an origin that the test plays."""
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from p2pdist.agent.arrival import READER_SECONDS, run_bytes
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, P2PDistError, StoreError, Unavailable
 from p2pdist.core.pieces import PieceSet
@@ -16,6 +19,7 @@ from p2pdist.oci.credentials import Credentials
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.oci.reference import Tag
 from p2pdist.store import BlobStore
+from p2pdist.store.catalogue import Catalogue
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.wire.messages import (
     Dealt,
@@ -110,13 +114,37 @@ async def test_readers_share_one_pull_and_one_that_hangs_up_ends_nothing(root: P
         assert bench.relays.totals().dealt_bytes == len(blob.data)
 
 
+async def test_a_reader_gets_the_first_bytes_at_once_and_the_others_by_runs(root: Path) -> None:
+    run = run_bytes(21 * PIECE_BYTES)
+    assert run == 2 * PIECE_BYTES
+    blob = Blob(21 * PIECE_BYTES)
+    async with running(root) as bench, trio.open_nursery() as readers:
+        Reader(bench, blob.digest, readers)
+        await relayed(bench, blob)
+        await bench.until(lambda: bool(bench.library.pulls))
+        async with bench.library.blob(UPSTREAM, REPOSITORY, blob.digest) as view:
+            bench.dealer.deal(blob, [0])
+            assert await view.available(0) == PIECE_BYTES
+            assert await view.available(0) == PIECE_BYTES, "what was told and not taken is told again at once"
+            began = trio.current_time()
+            bench.dealer.deal(blob, [1])
+            assert await view.available(PIECE_BYTES) == 2 * PIECE_BYTES
+            assert trio.current_time() - began >= READER_SECONDS, "a part of a run is for the patient"
+            bench.dealer.deal(blob, [2, 3, 5])
+            assert await view.available(2 * PIECE_BYTES) == 4 * PIECE_BYTES
+            bench.dealer.deal(blob, [4, *range(6, 21)])
+            assert await view.available(4 * PIECE_BYTES) >= 6 * PIECE_BYTES
+
+
 async def test_the_last_piece_is_shown_when_the_digest_held(root: Path) -> None:
     blob = Blob(3 * PIECE_BYTES)
     wrong = blob.data[:-1] + bytes([blob.data[-1] ^ 1])
     async with running(root) as bench, trio.open_nursery() as readers:
         reader = Reader(bench, blob.digest, readers)
         await relayed(bench, blob, data=wrong)
-        bench.dealer.deal(blob, range(3), data=wrong)
+        bench.dealer.deal(blob, range(2), data=wrong)
+        await bench.until(lambda: len(reader.received) == 2 * PIECE_BYTES)
+        bench.dealer.deal(blob, [2], data=wrong)
         with pytest.raises(DigestInvalid, match="have the digest"):
             await reader.finished()
         assert bytes(reader.received) == blob.data[: 2 * PIECE_BYTES]
@@ -130,6 +158,31 @@ async def test_the_last_piece_is_shown_when_the_digest_held(root: Path) -> None:
         await relayed(bench, blob, generation=8)
         bench.dealer.deal(blob, range(3), generation=8)
         assert await again.finished() == blob.data
+
+
+async def test_the_last_bytes_are_shown_before_the_record_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = Blob(3 * PIECE_BYTES)
+    shown = threading.Event()
+    keep = Catalogue.add_blob
+
+    def keep_late(*args: Any) -> None:
+        assert shown.wait(10), "nobody saw the last bytes before the record was written"
+        keep(*args)
+
+    monkeypatch.setattr(Catalogue, "add_blob", keep_late)
+    async with running(root) as bench, trio.open_nursery() as readers:
+        reader = Reader(bench, blob.digest, readers)
+        await relayed(bench, blob)
+        bench.dealer.deal(blob, range(3))
+        assert await reader.finished() == blob.data
+        # Whoever comes now is served by the pull too.
+        assert not bench.store.has(blob.digest)
+        assert await Reader(bench, blob.digest, readers).finished() == blob.data
+        shown.set()
+        await bench.until(lambda: bench.store.has(blob.digest))
+        assert await Reader(bench, blob.digest, readers).finished() == blob.data
 
 
 async def test_an_empty_blob(root: Path) -> None:

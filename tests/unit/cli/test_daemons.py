@@ -61,3 +61,19 @@ def test_a_bad_option_is_named(started: list[AgentConfig], capsys: pytest.Captur
         ' for example "127.0.0.1:7500" or "[::1]:7500"\n'
     )
     assert started == []
+
+
+def test_the_event_log_has_a_place_in_every_layer(
+    started: list[TrackerConfig | AgentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tracker.toml"
+    path.write_text('[log]\nevents = "from-file"\n')
+    assert main(["tracker", "--config", str(path)]) == 5
+    monkeypatch.setenv("P2PDIST_LOG_EVENTS", "/from/environment")
+    assert main(["tracker", "--config", str(path)]) == 5
+    assert main(["tracker", "--config", str(path), "--events", "/from/line"]) == 5
+    assert main(["agent", "--tracker", "t.example:1", "--events", "/from/line"]) == 5
+    monkeypatch.delenv("P2PDIST_LOG_EVENTS")
+    assert main(["agent", "--tracker", "t.example:1"]) == 5
+    files = [tmp_path / "from-file", Path("/from/environment"), Path("/from/line"), Path("/from/line"), None]
+    assert [config.log.events for config in started] == files

@@ -183,6 +183,30 @@ def test_commit_refuses_while_pieces_are_missing_and_can_be_tried_again(store: B
     assert read(store, DIGEST) == DATA
 
 
+def test_a_verified_blob_is_not_held_yet(store: BlobStore) -> None:
+    partial = begin(store)
+    partial.write_piece(0, piece(DATA, 0))
+    with pytest.raises(PiecesMissing):
+        partial.verify()
+    write_all(partial, DATA)
+    assert not partial.verified
+    partial.verify()
+    partial.verify()
+    assert (partial.verified, partial.committed, store.has(DIGEST)) == (True, False, False)
+    partial.commit()
+    partial.verify()
+    assert (partial.verified, partial.committed, store.has(DIGEST)) == (True, True, True)
+
+
+def test_wrong_bytes_are_never_verified(store: BlobStore) -> None:
+    partial = begin(store)
+    write_all(partial, DATA[:-1] + b"?")
+    for attempt in (partial.verify, partial.verify, partial.commit):
+        with pytest.raises(DigestInvalid):
+            attempt()
+    assert not partial.verified
+
+
 def test_wrong_bytes_are_never_committed(store: BlobStore) -> None:
     partial = begin(store)
     write_all(partial, DATA[:-1] + b"?")
