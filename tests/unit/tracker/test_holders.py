@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from p2pdist.config.addresses import Address
 from p2pdist.config.schema import TrackerRelay
 from p2pdist.core.digest import Digest
 from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.relay.transfer import Counts
 from p2pdist.tracker.main import Tracker
 from p2pdist.wire.messages import (
     Beat,
@@ -88,6 +88,10 @@ async def all_hold(tracker: Tracker, *hosts: Host) -> None:
     await until(lambda: len(tracker._fleet.holders(DIGEST)) == len(hosts))
 
 
+def passed_on(counts: list[Counts]) -> int:
+    return sum(count.relayed_bytes for count in counts)
+
+
 async def heard_by_now(host: Host) -> list[Message]:
     """All that was said to a host before the answer to this question."""
     await host.say(Lacking(4711, b""))
@@ -105,19 +109,20 @@ async def test_holders_deal_and_the_tracker_sends_nothing(tracker: Tracker, hold
         plans = [await host.expect(RelayPlan) for host in others]
         for host, plan in zip(others, plans, strict=True):
             assert await host.finish(plan) == DATA
-            counts = host.counts[plan.generation]
-            assert (counts.relayed_bytes, counts.dealt_bytes, counts.duplicate_bytes) == (len(DATA), 0, 0)
         (number,) = {plan.generation for plan in plans}
         for host in others:
             assert await host.expect(Ended) == Ended(number)
+            # The relay's thread counts a piece after it has written it.
+            counts = host.counts[number]
+            await until(lambda counts=counts: counts.relayed_bytes == len(DATA))
+            assert (counts.dealt_bytes, counts.duplicate_bytes) == (0, 0)
         supplied = [host for host in having if number in host.counts]
         assert supplied
         for host in supplied:
             assert (await host.expect(Supply)).generation == number
             assert await host.expect(Ended) == Ended(number)
         # Each ring got one copy from holders; members passed it on, or nobody had to.
-        sent = sum(host.counts[number].sent_bytes for host in hosts if number in host.counts)
-        assert sent == len(DATA) * len(wanting)
+        assert sum(host.counts[number].sent_bytes for host in [*supplied, *others]) == len(DATA) * len(wanting)
     assert sent_by(tracker) == len(DATA)
 
 
@@ -196,6 +201,7 @@ async def test_a_holder_that_disappears_in_the_middle_is_replaced(tracker: Track
         assert again.by_offer
         for host, plan in zip(others, plans, strict=True):
             assert await host.finish(plan) == DATA
+        for host, plan in zip(others, plans, strict=True):
             assert await host.expect(Ended) == Ended(plan.generation)
     assert sent_by(tracker) == len(DATA)
 
@@ -275,12 +281,14 @@ async def test_each_zone_is_dealt_a_copy_of_its_own(origin: OriginServer, tmp_pa
             assert slots_of(ring.members) == sorted(slot_of(tracker, host) for host in zone)
             for host, plan in zip(zone, plans, strict=True):
                 assert await host.finish(plan) == DATA
-            counts = [host.counts[plans[0].generation] for host in zone]
-            assert sum(count.dealt_bytes for count in counts) == len(DATA)
-            assert sum(count.relayed_bytes for count in counts) == len(DATA) * (len(zone) - 1)
-            assert sum(count.sent_bytes for count in counts) == len(DATA) * (len(zone) - 1)
         for host in [*east, *west]:
             await host.expect(Ended)
+        for zone in (east, west):
+            counts = [count for host in zone for count in host.counts.values()]
+            await until(lambda counts=counts: sum(count.dealt_bytes for count in counts) == len(DATA))
+            await until(lambda counts=counts: passed_on(counts) == len(DATA) * (len(counts) - 1))
+            # Nothing was passed on to another zone.
+            assert sum(count.sent_bytes for count in counts) == passed_on(counts)
         assert sent_by(tracker) == 2 * len(DATA)
 
 
