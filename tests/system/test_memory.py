@@ -50,8 +50,8 @@ def test_streaming_a_gibibyte(tmp_path: Path, require_program: Callable[[str], s
             assert fetch_blob(first, REPOSITORY, blob).is_whole(blob)
             figure("most memory of an agent while 1 GiB is relayed", first.peak_rss_mib(), "MiB", at_most=200)
             assert fetch_blob(second, REPOSITORY, blob).is_whole(blob)
-            assert second.received().swarm == GIB
-            figure("most memory of an agent while 1 GiB is swarmed", second.peak_rss_mib(), "MiB", at_most=200)
+            assert second.received().relay == GIB
+            figure("most memory of an agent while 1 GiB comes from another", second.peak_rss_mib(), "MiB", at_most=200)
             assert fetch_blob(first, REPOSITORY, blob).is_whole(blob)
             figure("most memory of an agent after serving 1 GiB", first.peak_rss_mib(), "MiB", at_most=200)
             figure("most memory of the tracker", fleet.tracker.peak_rss_mib(), "MiB", at_most=200)

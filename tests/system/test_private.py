@@ -56,10 +56,11 @@ def private(
             yield PrivateOrigin(registry, fleet, made)
 
 
-def test_private_images_are_relayed_once_and_never_swarmed(private: PrivateOrigin) -> None:
+def test_private_images_are_dealt_once_and_never_swarmed(private: PrivateOrigin) -> None:
     registry, fleet, made = private
     pull_at_once(fleet.agents, REPOSITORY, "1", made)
     assert registry.meter.total_blob_bytes() == made.blob_bytes
+    dealt = fleet.tracker.dealt_bytes()
     late = fleet.add_agent()
     pull_at_once([late], REPOSITORY, "1", made)
     assert registry.meter.total_blob_bytes() == made.blob_bytes
@@ -67,7 +68,8 @@ def test_private_images_are_relayed_once_and_never_swarmed(private: PrivateOrigi
     assert [one.total for one in received] == [made.blob_bytes] * 4
     assert [one.swarm for one in received] == [0] * 4
     assert [one.origin for one in received] == [0] * 4
-    assert received[3].relay + received[3].dealt == made.blob_bytes
+    assert (received[3].relay, received[3].dealt) == (made.blob_bytes, 0)
+    assert fleet.tracker.dealt_bytes() == dealt
 
 
 def test_skopeo_pulls_a_private_image_without_credentials_of_its_own(

@@ -30,7 +30,7 @@ def assert_prefix(fetched: Fetched, blob: Content) -> None:
     assert Content("", blob.data[: fetched.size_bytes]).hex == fetched.sha256
 
 
-def test_a_restarted_agent_seeds_what_it_has_without_reading_it_again(
+def test_a_restarted_agent_deals_what_it_has_without_reading_it_first(
     registry_and_fleet: tuple[Registry, Fleet], figure: Figure
 ) -> None:
     registry, fleet = registry_and_fleet
@@ -45,7 +45,7 @@ def test_a_restarted_agent_seeds_what_it_has_without_reading_it_again(
     figure("bytes read by a restarted agent", holder.bytes_read() / MIB, "MiB of 128", at_most=48)
     before = registry.meter.total_blob_bytes(), fleet.tracker.dealt_bytes()
     pull(puller, REPOSITORY, "1", made)
-    assert puller.received().swarm == made.blob_bytes
+    assert puller.received().relay == made.blob_bytes
     assert (registry.meter.total_blob_bytes(), fleet.tracker.dealt_bytes()) == before
     pull(holder, REPOSITORY, "1", made)
     assert holder.received().total == 0
@@ -63,7 +63,7 @@ def test_a_restarted_tracker_knows_what_its_agents_hold(registry_and_fleet: tupl
     poll_until(lambda: fleet.tracker.metric("p2pdist_tracker_agents_leased") == 2, "both agents are back", 20)
     late = fleet.add_agent()
     pull(late, REPOSITORY, "1", made)
-    assert late.received().swarm == made.blob_bytes
+    assert late.received().relay == made.blob_bytes
     assert registry.meter.total_blob_bytes() == copied
     assert fleet.tracker.dealt_bytes() == 0
 

@@ -86,7 +86,7 @@ def test_a_second_version_fetches_only_what_differs(registry_and_fleet: tuple[Re
     assert [agent.received().total for agent in fleet.agents] == [first.blob_bytes + size] * 5
 
 
-def test_a_late_agent_takes_every_byte_from_the_swarm(registry_and_fleet: tuple[Registry, Fleet]) -> None:
+def test_a_late_agent_takes_every_byte_from_the_others(registry_and_fleet: tuple[Registry, Fleet]) -> None:
     registry, fleet = registry_and_fleet
     made = version(1)
     registry.push(made, REPOSITORY, "1")
@@ -95,7 +95,7 @@ def test_a_late_agent_takes_every_byte_from_the_swarm(registry_and_fleet: tuple[
     late = fleet.add_agent()
     pull(late, REPOSITORY, "1", made)
     received = late.received()
-    assert received.swarm == made.blob_bytes
+    assert received.relay == made.blob_bytes
     assert received.total == made.blob_bytes
     after = registry.meter.total_blob_bytes(), fleet.tracker.dealt_bytes(), fleet.tracker.origin_bytes()
     assert after == before
@@ -167,4 +167,4 @@ def test_a_fleet_on_ipv6_alone(tmp_path: Path, require_program: Callable[[str], 
         assert registry.meter.total_blob_bytes() == made.blob_bytes
         late = fleet.add_agent()
         pull(late, REPOSITORY, "1", made)
-        assert late.received().swarm == made.blob_bytes
+        assert late.received().relay == made.blob_bytes

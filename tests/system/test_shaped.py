@@ -105,14 +105,14 @@ def test_cold_through_four_agents_takes_what_the_link_alone_needs(shaped: Shaped
     figure("cold, seeder copies", dealt, at_least=1.0, at_most=MAX_COPIES)
 
 
-def test_warm_from_four_agents_to_four_by_swarm(shaped: Shaped, figure: Figure) -> None:
+def test_warm_from_four_agents_to_four(shaped: Shaped, figure: Figure) -> None:
     fleet, link = shaped.fleet, shaped.link
     pullers = fleet.agents[4:]
     dealt = fleet.tracker.dealt_bytes()
     warm = measure(shaped.network, pullers, shaped.blob)
     figure("warm, machine busy", warm.cpu.busy_share)
     figure("warm, CPU of the whole machine per GiB delivered", warm.cpu.busy_seconds * 1024 / (4 * 256), "s/GiB")
-    assert [agent.received().swarm for agent in pullers] == [BLOB_BYTES] * 4
+    assert [agent.received().relay for agent in pullers] == [BLOB_BYTES] * 4
     assert fleet.tracker.dealt_bytes() == dealt
     for quiet in ("origin", "tracker"):
         assert warm.carried[quiet].sent < MIB

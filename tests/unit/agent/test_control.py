@@ -23,6 +23,7 @@ from p2pdist.wire.messages import (
     Inventory,
     ManifestIs,
     Message,
+    Probe,
     RelayPlan,
     RingInfo,
     SizeIs,
@@ -282,6 +283,17 @@ async def test_a_tracker_that_does_not_read_loses_the_connection(bench: Bench) -
         bench.link.say(HELD)
     await bench.lost("doesn't read")
     await connected(bench)
+
+
+async def test_a_probe_is_answered_at_once(bench: Bench) -> None:
+    line = await connected(bench)
+    told = len(bench.listener.told)
+    before = sum(isinstance(message, Beat) for message in line.heard)
+    await line.say(Probe())
+    with trio.fail_after(2):
+        for _ in range(before + 1):
+            await line.next(Beat)
+    assert len(bench.listener.told) == told
 
 
 async def test_a_plan_comes_before_what_is_said_of_it_only_if_somebody_waits(bench: Bench) -> None:

@@ -272,7 +272,7 @@ async def test_missing_pieces_are_asked_for(root: Path) -> None:
         reader = Reader(bench, blob.digest, readers)
         await relayed(bench, blob)
         bench.dealer.deal(blob, [0, 3])
-        await bench.line.say(Dealt(7, b"h" * 32))
+        await bench.line.say(Dealt(7))
         lacking = await bench.line.next(Lacking)
         assert [*PieceSet.from_bytes(4, lacking.missing)] == [1, 2]
         bench.dealer.deal(blob, [1, 2])

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from p2pdist.agent.relays import Relays
 from p2pdist.core.errors import InvalidInput, ProtocolError, StoreError, Unavailable
 from p2pdist.core.pieces import PieceSet
+from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.relay.node import RelayNode, Ticket
 from p2pdist.relay.notices import DealsDone as DealsAcknowledged
 from p2pdist.relay.notices import EpochBegan, PeerLags, PeerSilent, StoodStill, TransferFailed
@@ -68,14 +69,22 @@ class Thread:
     def add_ring(self, generation: int, ring: Ring) -> None:
         self.told.append(("ring", generation, ring.epoch, ring.members))
 
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
-        self.told.append(("fill", generation, ring.epoch, ring.members, tuple(indices), by_offer))
+    def start_fill(
+        self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False, lane: Lane = EVERY_ROOT
+    ) -> None:
+        self.told.append(("fill", generation, ring.epoch, ring.members, tuple(indices), by_offer, lane))
 
     def start_dealing(
-        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+        self,
+        generation: int,
+        share: int,
+        ring: Ring,
+        pieces: Iterable[int] | None = None,
+        by_offer: bool = False,
+        lane: Lane = EVERY_ROOT,
     ) -> None:
         assert pieces is not None
-        self.told.append(("deal", generation, share, ring.epoch, ring.members, tuple(pieces), by_offer))
+        self.told.append(("deal", generation, share, ring.epoch, ring.members, tuple(pieces), by_offer, lane))
 
     def watch(self, generation: int) -> None:
         self.told.append(("watch", generation))
@@ -114,9 +123,9 @@ def test_what_comes_before_we_enter_means_the_table_of_its_time(bench: Bench) ->
     relays = bench.relays
     relays.plan(plan(0, 1))
     relays.message(Epoch(7, (ring(2, 0, 1, 2), ring(3, 0, dealer="one"))))
-    relays.message(Fill(7, ring(4, 2, dealer=NODE), PieceSet(3, [0, 2]).to_bytes()))
-    relays.message(Deal(7, 9, ring(5, 1, dealer=NODE), PieceSet(3, [1]).to_bytes(), by_offer=True))
-    relays.message(Dealt(7, b"h" * 32))
+    relays.message(Fill(7, ring(4, 2, dealer=NODE), PieceSet(3, [0, 2]).to_bytes(), lane=1, lanes=2))
+    relays.message(Deal(7, 9, ring(5, 1, dealer=NODE), PieceSet(3, [1]).to_bytes(), True, 2, 3))
+    relays.message(Dealt(7))
     # One goes, and another gets its slot.
     relays.table(Table(False, (member(1, "three"),), (1,)))
     relays.table(Table(False, (), (2,)))
@@ -127,8 +136,8 @@ def test_what_comes_before_we_enter_means_the_table_of_its_time(bench: Bench) ->
         ("ring", 7, 1, (NODE, "one")),
         ("ring", 7, 2, (NODE, "one", "two")),
         ("ring", 7, 3, (NODE,)),
-        ("fill", 7, 4, ("two",), (0, 2), False),
-        ("deal", 7, 9, 5, ("one",), (1,), True),
+        ("fill", 7, 4, ("two",), (0, 2), False, Lane(1, 2)),
+        ("deal", 7, 9, 5, ("one",), (1,), True, Lane(2, 3)),
         ("watch", 7),
     ]
 

@@ -162,7 +162,8 @@ def test_the_command_line_cannot_mend_a_table_that_is_none(tmp_path: Path) -> No
         ('lease = "10ms"\n', 'lease = "10ms": a lease lasts between'),
         ('lease = "2h"\n', "a lease lasts between"),
         ("lease = 30\n", 'lease = 30: a duration is a text with a unit, for example "30s"'),
-        ('zone = "a"\n', "zone: is a key of the agent's configuration"),
+        ('name = "a"\n', "name: is a key of the agent's configuration"),
+        ('[relay]\ncopy_per = "rak"\n', 'must be one of "fleet", "region", "zone", "rack"; did you mean "rack"'),
     ],
 )
 def test_a_tracker_says_what_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
@@ -170,6 +171,17 @@ def test_a_tracker_says_what_is_wrong(tmp_path: Path, text: str, reason: str) ->
     path.write_text(text)
     with pytest.raises(ConfigError, match=reason):
         load_tracker(path, environ={})
+
+
+def test_where_a_tracker_stands_and_what_it_deals_a_copy_to(tmp_path: Path) -> None:
+    path = tmp_path / "tracker.toml"
+    upstream = '[[upstream]]\nname = "docker.io"\n'
+    path.write_text(upstream)
+    config = load_tracker(path, environ={}).config
+    assert (config.zone, config.relay.copy_per) == (None, "region")
+    path.write_text('zone = "eu/a/r1"\n[relay]\ncopy_per = "rack"\n' + upstream)
+    config = load_tracker(path, environ={}).config
+    assert (config.zone, config.relay.copy_per) == ("eu/a/r1", "rack")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

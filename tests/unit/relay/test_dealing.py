@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pdist.relay.dealing import CREDIT_FLOOR_BYTES, CREDIT_PIECES, Deal, Dealings
+from p2pdist.relay.dealing import CREDIT_FLOOR_BYTES, CREDIT_PIECES, Deal, Dealings, Lane
 from p2pdist.relay.spans import Ring
 
 PIECE_BYTES = CREDIT_FLOOR_BYTES
@@ -242,3 +242,61 @@ def test_a_generation_that_is_closed_is_forgotten() -> None:
     assert {deal.generation for deal in drain(tested)} == {2}
     tested.queue(1, 1, 0, False)
     assert drain(tested) == []
+
+
+# Lanes.
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_lanes_share_the_roots_out(members: int, lanes: int) -> None:
+    ring = Ring(1, [f"n{number:02}" for number in range(members)], "dealer")
+    roots = [Lane(number, lanes).roots(ring) for number in range(lanes)]
+    if lanes <= members:
+        assert sorted(node for each in roots for node in each) == sorted(ring.members)
+        assert max(map(len, roots)) - min(map(len, roots)) <= 1
+    else:
+        # Each dealer has one root, and no member is the root of many more dealers than another.
+        assert {len(each) for each in roots} == {1}
+        busy = Counter(node for each in roots for node in each)
+        assert len(busy) == members
+        assert max(busy.values()) - min(busy.values()) <= 1
+
+
+def test_no_roots_without_members() -> None:
+    assert Lane(3, 5).roots(Ring(1, (), "dealer")) == ()
+
+
+def test_a_dealer_deals_to_its_lane_and_to_others_when_nobody_in_it_can_be_reached() -> None:
+    away = set[tuple[int, str]]()
+    tested = dealings(unable=away)
+    ring = Ring(1, ["a", "b", "c", "d"], "dealer")
+    tested.start(1, ring, PIECE_BYTES, Lane(1, 2))
+    for index in range(20):
+        tested.queue(1, 1, index, False)
+    assert Counter(deal.root for deal in drain(tested)) == {"b": CREDIT_PIECES, "d": CREDIT_PIECES}
+    # Nobody else is dealt to while one of them only lacks credit.
+    away.add((1, "b"))
+    assert drain(tested) == []
+    away.add((1, "d"))
+    assert Counter(deal.root for deal in drain(tested)) == {"a": CREDIT_PIECES}
+    assert tested.return_credit(1, 1, "a")
+    assert [deal.root for deal in drain(tested)] == ["a"]
+    # A stand-in that goes too is stood in for.
+    away.add((1, "a"))
+    assert Counter(deal.root for deal in drain(tested)) == {"c": CREDIT_PIECES}
+    away.clear()
+    assert tested.return_credit(1, 1, "d")
+    assert [deal.root for deal in drain(tested)] == ["d"]
+
+
+def test_a_lane_moves_with_the_ring() -> None:
+    tested = dealings()
+    tested.start(1, Ring(1, ["a", "b"], "dealer"), PIECE_BYTES, Lane(0, 2))
+    for index in range(9):
+        tested.queue(1, 1, index, False)
+    assert {deal.root for deal in drain(tested)} == {"a"}
+    tested.replace(1, 1, Ring(2, ["a", "b", "c", "d"], "dealer"), PIECE_BYTES, Lane(0, 2))
+    assert Counter(deal.root for deal in drain(tested)) == {"c": CREDIT_PIECES}
+    assert tested.return_credit(1, 1, "a")
+    assert [deal.root for deal in drain(tested)] == ["a"]
+    assert not tested.return_credit(1, 2, "b")

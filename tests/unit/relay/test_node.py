@@ -18,7 +18,7 @@ from p2pdist.pki.vouch import BlobContext, Signer, Verifier
 from p2pdist.relay.frames import Kind, PieceFrame, encode, encode_piece, read_prefix
 from p2pdist.relay.handshake import Handshake
 from p2pdist.relay.node import RelayNode
-from p2pdist.relay.notices import BadPiece, DealsDone, Notice, PeerRejected
+from p2pdist.relay.notices import BadPiece, DealsDone, EpochBegan, Notice, PeerRejected, PeerSilent
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.switchboard import NodeAddress
 from p2pdist.relay.transfer import Counts, TransferSpec
@@ -175,6 +175,30 @@ def test_a_late_member_is_filled_by_a_holder() -> None:
         assert fleet.counts["late"].dealt_bytes == 0
 
 
+def test_two_dealers_share_a_blob_and_a_third_gets_both_halves() -> None:
+    """Each deals its pieces over a ring of its own, with proofs of all; a share ends with a ring without members."""
+    with fleet_of(3, 1 << 20, 32768) as fleet:
+        count = fleet.layout.count
+        rings = {"n0": Ring(1, ["n2"], "n0"), "n1": Ring(2, ["n2"], "n1")}
+        fleet.open("n2")
+        for number, (name, ring) in enumerate(rings.items()):
+            fleet.open(name, fleet.data)
+            fleet.nodes["n2"].add_ring(GENERATION, ring)
+            fleet.nodes[name].deal(GENERATION, fleet.vouched())
+            fleet.nodes[name].start_dealing(GENERATION, 1, ring, range(number, count, 2))
+            fleet.nodes[name].watch(GENERATION)
+        assert fleet.files["n2"].whole.wait(WAIT_SECONDS)
+        assert fleet.files["n2"].content() == fleet.data
+        for name, ring in rings.items():
+            fleet.await_notice(name, lambda notice: isinstance(notice, DealsDone))
+            began = fleet.await_notice(name, lambda notice: isinstance(notice, EpochBegan))
+            assert began == EpochBegan(GENERATION, ring.epoch, ())
+            assert fleet.counts[name].sent_bytes == len(fleet.data) // 2
+        fleet.nodes["n0"].start_dealing(GENERATION, 1, Ring(3, (), "n0"), range(0, count, 2))
+        ended = fleet.await_notice("n0", lambda notice: isinstance(notice, EpochBegan) and notice.epoch == 3)
+        assert ended == EpochBegan(GENERATION, 3, tuple(range(0, count, 2)))
+
+
 def test_a_piece_that_overtakes_its_announcement_waits_for_it() -> None:
     with fleet_of(2, 200_000, 32768) as fleet:
         ring = Ring(1, fleet.names, "tracker")
@@ -261,6 +285,7 @@ def test_a_member_that_freezes_loses_its_span_and_locks_nobody() -> None:
             assert fleet.files[name].content() == fleet.data
         fleet.await_notice("tracker", lambda notice: isinstance(notice, DealsDone))
         assert dealer.takeovers > 0
+        fleet.await_notice("tracker", lambda notice: notice == PeerSilent("frozen"))
 
 
 @pytest.mark.parametrize(("name", "secret"), [("unknown", SECRET), ("n1", b"x" * 32)])

@@ -21,6 +21,7 @@ from p2pdist.core.pieces import PieceLayout, PieceSet, piece_hash
 from p2pdist.daemon import listen_tcp
 from p2pdist.pki.authority import Authority
 from p2pdist.pki.vouch import Verifier, public_key_from_bytes
+from p2pdist.relay.dealing import Lane
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import DealsDone, EpochBegan, Notice
 from p2pdist.relay.spans import Ring
@@ -280,13 +281,14 @@ class RelayHost(Host):
                 case Epoch(generation, rings):
                     for info in rings:
                         self.relay.add_ring(generation, self._ring(info))
-                case Fill(generation, info, pieces, by_offer):
-                    self.relay.start_fill(generation, self._ring(info), self._pieces(generation, pieces), by_offer)
+                case Fill(generation, info, pieces, by_offer, lane, lanes):
+                    wanted = self._pieces(generation, pieces)
+                    self.relay.start_fill(generation, self._ring(info), wanted, by_offer, Lane(lane, lanes))
                 case Supply():
                     self._supply(message)
-                case Deal(generation, share, info, pieces, by_offer):
+                case Deal(generation, share, info, pieces, by_offer, lane, lanes):
                     wanted = self._pieces(generation, pieces)
-                    self.relay.start_dealing(generation, share, self._ring(info), wanted, by_offer)
+                    self.relay.start_dealing(generation, share, self._ring(info), wanted, by_offer, Lane(lane, lanes))
                     self.relay.watch(generation)
                 case Ended(generation):
                     self.relay.close(generation)

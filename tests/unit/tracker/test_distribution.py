@@ -174,7 +174,7 @@ async def test_who_joins_in_the_middle_is_filled(origin: OriginServer, tracker: 
         gate.open()
         assert await late.finish(second) == DATA
         assert await early.finish(plan) == DATA
-        assert (await early.expect(Dealt)).info_hash
+        assert await early.expect(Dealt) == Dealt(plan.generation)
         await late.expect(Ended)
 
 

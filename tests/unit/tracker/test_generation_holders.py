@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pdist.core.pieces import PieceSet
+from p2pdist.relay.dealing import Lane
 from p2pdist.tracker.generation import HOLDERS_FOR_A_GUEST, MOST_DEALERS, STRIPE_PIECES, Generation, Order, Share, Stage
 from tests.unit.tracker.generations import PIECES, TRACKER, dealers, epoch, filled, generation, join, next_epoch
 
@@ -22,6 +23,10 @@ def held_by(*holders: str, zone: str = "", pieces: int = PIECES) -> Generation:
 
 def names(letter: str, count: int) -> list[str]:
     return [f"{letter}{number}" for number in range(count)]
+
+
+def lanes(dealt: list[Share] | list[Order]) -> list[Lane]:
+    return sorted(each.lane for each in dealt)
 
 
 def wanted(share: Share) -> set[int]:
@@ -42,6 +47,7 @@ def test_the_stripes_of_holders_are_the_whole_blob(holders: int, pieces: int) ->
     assert {share.ring.dealer for share in shares} <= one.holders
     assert Counter(index for share in shares for index in wanted(share)) == Counter(range(pieces))
     assert {share.ring.members for share in shares} == {("a", "b")}
+    assert lanes(shares) == [Lane(number, len(shares)) for number in range(len(shares))]
     sizes = [len(wanted(share)) for share in shares]
     assert max(sizes) - min(sizes) <= 1
 
@@ -145,6 +151,7 @@ def test_with_many_holders_each_guest_has_a_ring_and_dealers_of_its_own() -> Non
     for guest in "ab":
         own = [order for order in orders if order.ring.members == (guest,)]
         assert len(own) == len(dealers(own)) == 4
+        assert lanes(own) == [Lane(number, 4) for number in range(4)]
     assert len({order.ring.epoch for order in orders}) == len(orders)
 
 
@@ -231,15 +238,6 @@ def test_the_heir_of_a_share_is_of_its_zone_if_possible() -> None:
     (share, *_) = next_epoch(one)
     (heir, *_), _ = one.dealer_gone(share.ring.dealer)
     assert {share.ring.dealer, heir.ring.dealer} == {"near0", "near1"}
-
-
-def test_a_share_that_nobody_can_deal_ends_and_is_lacked() -> None:
-    one = held_by("h0")
-    join(one, "a")
-    next_epoch(one)
-    assert one.dealer_gone("h0") == ([], [])
-    assert not one.shares
-    assert dealers(one.lacking("a", [0])) == {TRACKER}
 
 
 def test_the_tracker_is_nobodys_lost_dealer() -> None:
@@ -391,6 +389,17 @@ def test_a_silent_member_that_leaves_or_finishes_keeps_nobody_waiting() -> None:
         assert not one.all_done
         end(one, "b")
         assert one.all_done
+
+
+def test_who_is_back_comes_after_those_who_stayed() -> None:
+    """Nobody waits for it any more, so they can fill it, and it fills none of them."""
+    one = generation()
+    epoch(one, "a", "b")
+    one.leave_out("a")
+    one.dealer_gone("a")
+    one.take_back("a")
+    assert dealers(epoch(one, dealt=(0,))) == {"b"}
+    assert dealers(one.lacking("b", [1])) == {TRACKER}
 
 
 @pytest.mark.parametrize("held", [(), (0, 2)])

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from p2pdist.config.addresses import Address
 from p2pdist.config.schema import TrackerRelay
+from p2pdist.config.values import Zone
 from p2pdist.core.digest import Digest
 from p2pdist.core.pieces import PieceLayout, PieceSet
+from p2pdist.relay.transfer import Counts
+from p2pdist.tracker import relaying as relaying_module
 from p2pdist.tracker.main import Tracker
 from p2pdist.wire.messages import (
     Beat,
@@ -26,6 +28,7 @@ from p2pdist.wire.messages import (
     Lacking,
     Left,
     Message,
+    Probe,
     RelayPlan,
     Silent,
     Supply,
@@ -88,6 +91,10 @@ async def all_hold(tracker: Tracker, *hosts: Host) -> None:
     await until(lambda: len(tracker._fleet.holders(DIGEST)) == len(hosts))
 
 
+def passed_on(counts: list[Counts]) -> int:
+    return sum(count.relayed_bytes for count in counts)
+
+
 async def heard_by_now(host: Host) -> list[Message]:
     """All that was said to a host before the answer to this question."""
     await host.say(Lacking(4711, b""))
@@ -105,19 +112,20 @@ async def test_holders_deal_and_the_tracker_sends_nothing(tracker: Tracker, hold
         plans = [await host.expect(RelayPlan) for host in others]
         for host, plan in zip(others, plans, strict=True):
             assert await host.finish(plan) == DATA
-            counts = host.counts[plan.generation]
-            assert (counts.relayed_bytes, counts.dealt_bytes, counts.duplicate_bytes) == (len(DATA), 0, 0)
         (number,) = {plan.generation for plan in plans}
         for host in others:
             assert await host.expect(Ended) == Ended(number)
+            # The relay's thread counts a piece after it has written it.
+            counts = host.counts[number]
+            await until(lambda counts=counts: counts.relayed_bytes == len(DATA))
+            assert (counts.dealt_bytes, counts.duplicate_bytes) == (0, 0)
         supplied = [host for host in having if number in host.counts]
         assert supplied
         for host in supplied:
             assert (await host.expect(Supply)).generation == number
             assert await host.expect(Ended) == Ended(number)
         # Each ring got one copy from holders; members passed it on, or nobody had to.
-        sent = sum(host.counts[number].sent_bytes for host in hosts if number in host.counts)
-        assert sent == len(DATA) * len(wanting)
+        assert sum(host.counts[number].sent_bytes for host in [*supplied, *others]) == len(DATA) * len(wanting)
     assert sent_by(tracker) == len(DATA)
 
 
@@ -196,6 +204,7 @@ async def test_a_holder_that_disappears_in_the_middle_is_replaced(tracker: Track
         assert again.by_offer
         for host, plan in zip(others, plans, strict=True):
             assert await host.finish(plan) == DATA
+        for host, plan in zip(others, plans, strict=True):
             assert await host.expect(Ended) == Ended(plan.generation)
     assert sent_by(tracker) == len(DATA)
 
@@ -258,30 +267,40 @@ async def test_whoever_comes_when_everything_was_dealt_is_a_guest(tracker: Track
         assert len([message for message in await heard_by_now(idle) if isinstance(message, Epoch)]) == before
 
 
-async def test_each_zone_is_dealt_a_copy_of_its_own(origin: OriginServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("home", ["west", "east"])
+async def test_each_zone_gets_one_copy_and_the_tracker_deals_to_its_own(
+    origin: OriginServer, tmp_path: Path, home: str
+) -> None:
+    """Where its zone isn't configured, the tracker is at home where most agents are."""
     gate = Gate(origin, start=False)
+    zone = Zone(f"{home}/1") if home == "east" else None
     async with (
-        tracker_with(config_of(tmp_path, origin.url)) as tracker,
+        tracker_with(config_of(tmp_path, origin.url, zone=zone)) as tracker,
         relay_hosts(tracker, "ab", "east/1") as east,
         relay_hosts(tracker, "cde", "west/1") as west,
     ):
-        for host in [*east, *west]:
+        hosts = [*east, *west]
+        for host in hosts:
             await host.say(wish())
-        await until(lambda: len([*tracker._distribution.waiting()]) == 5)
+        await until(lambda: len([*tracker._distribution.waiting()]) == len(hosts))
         gate.open()
-        for zone in (east, west):
-            plans = [await host.expect(RelayPlan) for host in zone]
-            ((ring,),) = {plan.rings for plan in plans}
-            assert slots_of(ring.members) == sorted(slot_of(tracker, host) for host in zone)
-            for host, plan in zip(zone, plans, strict=True):
-                assert await host.finish(plan) == DATA
-            counts = [host.counts[plans[0].generation] for host in zone]
-            assert sum(count.dealt_bytes for count in counts) == len(DATA)
-            assert sum(count.relayed_bytes for count in counts) == len(DATA) * (len(zone) - 1)
-            assert sum(count.sent_bytes for count in counts) == len(DATA) * (len(zone) - 1)
-        for host in [*east, *west]:
+        plans = {host.name: await host.expect(RelayPlan) for host in hosts}
+        for host in hosts:
+            on_ring = {slot for info in plans[host.name].rings for slot in slots_of(info.members)}
+            assert on_ring == {slot_of(tracker, each) for each in (east if host in east else west)}
+        for host in hosts:
+            assert await host.finish(plans[host.name]) == DATA
+        for host in hosts:
             await host.expect(Ended)
-        assert sent_by(tracker) == 2 * len(DATA)
+        near, far = (east, west) if home == "east" else (west, east)
+        near_counts, far_counts = ([count for host in zone for count in host.counts.values()] for zone in (near, far))
+        await until(lambda: passed_on(near_counts) == len(DATA) * (len(near) - 1))
+        await until(lambda: passed_on(far_counts) == len(DATA) * len(far))
+        assert sum(count.dealt_bytes for count in near_counts) == sent_by(tracker) == len(DATA)
+        assert sum(count.dealt_bytes for count in far_counts) == 0
+        # One copy for each member of its own but the first, and one for the other zone.
+        assert sum(count.sent_bytes for count in near_counts) == len(DATA) * len(near)
+        assert sum(count.sent_bytes for count in far_counts) == len(DATA) * (len(far) - 1)
 
 
 async def test_a_fleet_may_be_dealt_one_copy_whatever_its_zones(origin: OriginServer, tmp_path: Path) -> None:
@@ -304,32 +323,38 @@ async def test_a_fleet_may_be_dealt_one_copy_whatever_its_zones(origin: OriginSe
             assert await host.finish(plan) == DATA
 
 
-async def test_a_member_that_several_find_silent_is_left_out_until_it_speaks(
-    origin: OriginServer, tmp_path: Path
+async def test_a_member_that_answers_no_probe_is_left_out_until_it_speaks(
+    origin: OriginServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(origin)
     async with (
         tracker_with(config_of(tmp_path, origin.url)) as tracker,
-        scripted(tracker, "abcd") as (one, other, third, mute),
+        scripted(tracker, "abc") as (one, other, mute),
     ):
-        for host in (one, other, third, mute):
+        for host in (one, other, mute):
             await host.say(wish())
             await host.expect(RelayPlan)
-        everybody = [slot_of(tracker, host) for host in (one, other, third, mute)]
-        await one.say(Silent(mute.node))
-        await one.say(Silent(mute.node))
-        await mute.say(Silent(mute.node))
-        await heard_by_now(one)
-        assert not tracker._distribution.relaying.is_silent(mute.node)
-        await one.say(Silent(mute.node))
-        await other.say(Silent(mute.node), Silent("nobody"))
-        for host in (one, other, third):
-            await host.expect(Epoch, lambda epoch: slots_of(epoch.rings[0].members) == everybody[:3])
-        assert tracker._distribution.relaying.is_silent(mute.node)
+        everybody = [slot_of(tracker, host) for host in (one, other, mute)]
+        for host in (one, other):
+            (await heard_by_now(host)).clear()
+        relaying = tracker._distribution.relaying
+        # What an agent misses may be the fault of a link between two.
+        await one.say(Silent(mute.node), Silent("nobody"))
+        await mute.expect(Probe)
         await mute.say(Beat())
-        for host in (one, other, third, mute):
+        await until(lambda: not relaying._probes)
+        assert not relaying.is_silent(mute.node)
+        monkeypatch.setattr(relaying_module, "PROBE_SECONDS", 0.05)
+        await one.say(Silent(mute.node))
+        await other.say(Silent(mute.node))
+        await mute.expect(Probe)
+        for host in (one, other):
+            await host.expect(Epoch, lambda epoch: slots_of(epoch.rings[0].members) == everybody[:2])
+        assert relaying.is_silent(mute.node)
+        await mute.say(Beat())
+        for host in (one, other, mute):
             await host.expect(Epoch, lambda epoch: slots_of(epoch.rings[0].members) == everybody)
-        assert not tracker._distribution.relaying.is_silent(mute.node)
+        assert not relaying.is_silent(mute.node)
         gate.open()
 
 
@@ -342,7 +367,9 @@ async def test_a_holder_that_gives_nothing_is_silent_and_not_asked_again(tracker
         file = first.files[str(DIGEST)]
         await until(lambda: len(file.pieces.missing()) == len([*PieceSet.from_bytes(LAYOUT.count, lost.pieces)]))
         await first.say(Lacking(plan.generation, lost.pieces))
+        await mute.expect(Probe)
         assert await first.finish(plan) == DATA
+        await until(lambda: tracker._distribution.relaying.is_silent(mute.node))
         assert tracker._distribution.relaying.is_silent(mute.node)
         await first.expect(Ended)
         mute.messages.clear()

@@ -1,4 +1,4 @@
-"""Who is slow and who is silent: several witnesses, for a while, and never too many."""
+"""Who is slow: several witnesses, for a while, and never too many. And who is silent."""
 
 from math import log
 
@@ -15,7 +15,6 @@ from p2pdist.tracker.slowness import (
     Slowness,
     witnesses_needed,
 )
-from p2pdist.tracker.slowness import Testimony as Witnesses
 
 FAN = 4
 
@@ -36,25 +35,17 @@ def test_a_member_has_parents_enough_to_be_called_slow_by(members: int, fan: int
     assert needed < max(2, members)
 
 
-def test_testimony_counts_witnesses_not_words() -> None:
-    testimony = Witnesses()
-    assert testimony.report("a", "x", 1.0) == 1
-    assert testimony.report("a", "x", 1.5) == 1
-    assert testimony.report("b", "x", 2.0) == 2
-    assert testimony.report("b", "y", 2.0) == 1
-    assert testimony.report("x", "x", 2.0) == 0
-    testimony.forget("x")
-    assert testimony.report("c", "x", 2.0) == 1
-
-
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0, 4 * WITNESS_SECONDS)), min_size=1, max_size=30))
-def test_testimony_is_of_the_last_seconds(words: list[tuple[str, float]]) -> None:
+def test_witnesses_are_counted_and_not_their_words_and_for_some_seconds_only(words: list[tuple[str, float]]) -> None:
     words.sort(key=lambda word: word[1])
-    testimony = Witnesses()
+    slowness = Slowness()
+    was_slow = False
     for number, (witness, now) in enumerate(words):
         last = dict(words[: number + 1])
         lately = [other for other, at in last.items() if now - at <= WITNESS_SECONDS]
-        assert testimony.report(witness, "x", now) == len(lately)
+        assert slowness.lags(witness, "x", 3, now) == (len(lately) >= 3 and not was_slow)
+        was_slow = was_slow or len(lately) >= 3
+        assert slowness.is_slow("x", now) == was_slow
 
 
 def test_one_witness_is_not_enough_in_a_fleet() -> None:
@@ -77,14 +68,11 @@ def test_old_words_do_not_count() -> None:
     slowness = Slowness()
     slowness.lags("a", "slow", 2, 1.0)
     assert not slowness.lags("b", "slow", 2, 1.1 + WITNESS_SECONDS)
-    slowness.silent("a", "mute", 2, 1.0)
-    assert not slowness.silent("b", "mute", 2, 1.1 + WITNESS_SECONDS)
 
 
 def test_nobody_is_a_witness_against_itself() -> None:
     slowness = Slowness()
     assert not slowness.lags("slow", "slow", 1, 1.0)
-    assert not slowness.silent("mute", "mute", 1, 1.0)
 
 
 def test_a_slow_agent_is_tried_again() -> None:
@@ -107,31 +95,20 @@ def test_at_most_a_third_are_leaves() -> None:
 
 def test_a_silent_agent_is_out_until_it_is_heard() -> None:
     slowness = Slowness()
-    assert not slowness.silent("a", "mute", 2, 1.0)
-    assert not slowness.is_silent("mute")
-    assert slowness.silent("b", "mute", 2, 1.5)
+    assert not slowness.heard("mute")
+    slowness.silent("mute")
     assert slowness.is_silent("mute")
-    # It is left out once, and for as long as nothing is heard.
-    assert not slowness.silent("c", "mute", 2, 1.6)
-    assert slowness.is_silent("mute")
+    assert not slowness.is_silent("other")
     assert not slowness.is_slow("mute", 1.6)
     assert slowness.heard("mute")
     assert not slowness.is_silent("mute")
     assert not slowness.heard("mute")
 
 
-def test_a_sign_of_life_takes_back_what_was_said_before_it() -> None:
-    slowness = Slowness()
-    assert not slowness.silent("a", "quiet", 2, 1.0)
-    assert not slowness.heard("quiet")
-    assert not slowness.silent("b", "quiet", 2, 1.1)
-    assert slowness.silent("a", "quiet", 2, 1.2)
-
-
 def test_an_agent_that_is_gone_comes_back_without_a_record() -> None:
     slowness = Slowness()
     slowness.lags("a", "x", 1, 1.0)
-    slowness.silent("a", "x", 1, 1.0)
+    slowness.silent("x")
     slowness.lags("a", "y", 2, 1.0)
     for node in "xy":
         slowness.forget(node)

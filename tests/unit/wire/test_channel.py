@@ -10,6 +10,8 @@ from p2pdist.core.errors import ProtocolError
 from p2pdist.wire.channel import MAX_EARLY_FRAME_BYTES, MAX_FRAME_BYTES, Channel, Frames
 from p2pdist.wire.messages import (
     Beat,
+    Deal,
+    Fill,
     FromAgent,
     FromTracker,
     Goodbye,
@@ -17,6 +19,7 @@ from p2pdist.wire.messages import (
     Inventory,
     Join,
     Reader,
+    RingInfo,
     encode,
     members_bitmap,
     slots_of,
@@ -65,6 +68,17 @@ def test_a_field_that_is_new_is_ignored_and_a_missing_one_has_its_default() -> N
 def test_a_number_out_of_range_is_refused() -> None:
     with pytest.raises(ProtocolError, match="Expected `int` >= 0"):
         Reader(FromAgent).decode(msgspec.msgpack.encode(["Join", -1, "a", "b", "c"]))
+
+
+def test_an_order_without_a_lane_is_for_every_root() -> None:
+    ring, pieces = RingInfo(3, b"\1", "holder"), b"\5"
+    bare = [3, b"\1", "holder"]
+    decode = Reader(FromTracker).decode
+    assert decode(msgspec.msgpack.encode(["Fill", 7, bare, pieces])) == Fill(7, ring, pieces, False, 0, 1)
+    assert decode(msgspec.msgpack.encode(["Deal", 7, 2, bare, pieces])) == Deal(7, 2, ring, pieces, False, 0, 1)
+    for message in (Fill(7, ring, pieces, True, 0, 0), Deal(7, 2, ring, pieces, True, 0, 0)):
+        with pytest.raises(ProtocolError, match="Expected `int` >= 1"):
+            decode(encode(message))
 
 
 async def test_a_channel_carries_messages_both_ways() -> None:
