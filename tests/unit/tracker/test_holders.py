@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from p2pdist.config.addresses import Address
 from p2pdist.config.schema import TrackerRelay
