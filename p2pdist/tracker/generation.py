@@ -258,7 +258,10 @@ class Generation:
 
     def handed_over(self, epoch: int, dealt: Iterable[int]) -> tuple[list[Share], list[Order]]:
         """The tracker has ended a share, of which it had `dealt` these: who deals the rest, and what newcomers lack."""
-        zone, arrivals = self._handed.pop(epoch, ("", {}))
+        handed = self._handed.pop(epoch, None)
+        if handed is None:
+            return [], []
+        zone, arrivals = handed
         nodes = [node for node in self._order if node in self.members and self._zones.get(node, "") == zone]
         if not nodes:
             return [], []

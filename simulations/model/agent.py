@@ -22,6 +22,7 @@ from p2pdist.wire.messages import (
     Epoch,
     Fill,
     Message,
+    Probe,
     RelayPlan,
     RingInfo,
     Supply,
@@ -126,6 +127,8 @@ class Agent:
                 self._events.after(self.node.latency_seconds, self._planned, message)
             case SwarmPlan():
                 self.on_plan(message)
+            case Probe():
+                self.say(Beat())
             case Table() | Welcome() | Beat():
                 pass
             case _:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from p2pdist.core.pieces import PieceSet
 from p2pdist.relay.dealer import Dealer
+from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Refuse, Want
 from p2pdist.relay.lag import LagWatch
 from p2pdist.relay.liveness import Liveness
@@ -40,6 +41,11 @@ class Part:
     def length(self, index: int) -> int:
         """The size of a piece."""
         return self.spec.layout.length(index)
+
+    def vouch(self, index: int) -> None:
+        """Learn the proof of a piece that is here."""
+        if self.vouched.add(index):
+            self.dealer.arrived(index)
 
 
 @dataclass(slots=True)
@@ -135,15 +141,20 @@ class Node(Host):
             self.act()
 
     def start_dealing(
-        self, generation: int, share: int, ring: Ring, pieces: Iterable[int] | None = None, by_offer: bool = False
+        self,
+        generation: int,
+        share: int,
+        ring: Ring,
+        pieces: Iterable[int] | None = None,
+        by_offer: bool = False,
+        lane: Lane = EVERY_ROOT,
     ) -> None:
         """Deal these pieces over a ring, in place of the one that this share had before."""
         part = self._parts.get(generation)
         if part is not None:
             wanted = frozenset(pieces) if pieces is not None else None
-            dealt = part.dealer.start(share, ring, wanted, by_offer)
-            if dealt is not None:
-                self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
+            dealt = part.dealer.start(share, ring, wanted, by_offer, lane)
+            self._notify(EpochBegan(generation, ring.epoch, tuple(dealt)))
             self.act()
 
     def deal(self, generation: int, pieces: Iterable[tuple[int, bytes, bytes]]) -> None:
@@ -151,16 +162,22 @@ class Node(Host):
         part = self._parts.get(generation)
         if part is not None:
             for index, _, _ in pieces:
-                part.vouched.add(index)
-                part.dealer.supplied(index)
+                part.vouch(index)
             self.act()
 
-    def start_fill(self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False) -> None:
+    def start_fill(
+        self,
+        generation: int,
+        ring: Ring,
+        indices: Iterable[int],
+        by_offer: bool = False,
+        lane: Lane = EVERY_ROOT,
+    ) -> None:
         """Deal these pieces over the ring of a fill, each as soon as it is here."""
         part = self._parts.get(generation)
         if part is not None:
             self._totals.fills += 1
-            part.dealer.fill(ring, indices, by_offer)
+            part.dealer.fill(ring, indices, by_offer, lane)
             self.act()
 
     def watch(self, generation: int) -> None:
@@ -261,18 +278,20 @@ class Node(Host):
         self.engine.admit(sender.name, generation, index, item.epoch, item.root, item.span, offered)
         part = self._parts[generation]
         if isinstance(item, Offer):
-            if index not in part.vouched and part.spec.file.has(index):
-                part.vouched.add(index)
+            if part.spec.file.has(index):
+                part.vouch(index)
             self.engine.offered(sender.name, item)
             return
         size = part.length(index)
         self._totals.received_bytes += size
         sender.dealt_bytes += size
-        if not part.vouched.add(index) or not part.spec.file.write_piece(index, b""):
+        known = index in part.vouched
+        part.vouched.add(index)
+        if known or not part.spec.file.write_piece(index, b""):
             self._totals.duplicate_bytes += size
-        if generation in self._parts:
-            self.engine.pushed(sender.name, item)
-            part.dealer.received(index)
+        self.engine.pushed(sender.name, item)
+        if not known:
+            part.dealer.arrived(index)
 
     # What goes wrong.
 

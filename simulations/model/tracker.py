@@ -59,7 +59,6 @@ from simulations.model.node import Node
 from simulations.model.options import Options
 from simulations.model.origin import Fetch, Origin
 from simulations.model.pulls import REPOSITORY, UPSTREAM
-from simulations.model.variants import LateLeaves, Variant
 
 LEASE_SECONDS = 30.0
 COPY_PER: Level = "region"
@@ -69,7 +68,7 @@ _SIGNATURE = bytes(64)
 
 
 class _Relaying(Relaying):
-    """The tracker's own, with the options' fan, a seed, and the variants of a generation."""
+    """The tracker's own, with the options' fan, and a seed."""
 
     def __init__(self, steering: Steering, again: Callable[[Wish], None], options: Options) -> None:
         super().__init__(steering, again)
@@ -81,7 +80,7 @@ class _Relaying(Relaying):
         generation = super()._generation(subject, claim)
         generation.fan = self._options.fan
         generation.rng = random.Random(self._rng.random())
-        return LateLeaves.of(generation) if Variant.LATE_LEAVES in self._options.variants else generation
+        return generation
 
     def _end(self, live: Live, word: Ended) -> None:
         if live.generation.stage is not Stage.ENDED:
@@ -98,7 +97,7 @@ class _Relaying(Relaying):
 
 
 class Tracker:
-    """The tracker's process, on `node`."""
+    """The tracker's process, on `node`, in the zone `home`."""
 
     def __init__(
         self,
@@ -108,6 +107,7 @@ class Tracker:
         warm: bool,
         origin: Origin,
         options: Options,
+        home: str,
         nursery: trio.Nursery,
     ) -> None:
         self._events = events
@@ -126,7 +126,9 @@ class Tracker:
         self._table = TableSpread(self.fleet, self.lines, metrics, lambda: None)
         zone = partial(zone_of, COPY_PER)
         relay = cast(RelayNode, node)
-        steering = Steering(node.name, self.fleet, relay, metrics, nursery, self.lines.say, self._table.flush, zone)
+        steering = Steering(
+            node.name, self.fleet, relay, metrics, nursery, self.lines.say, self._table.flush, zone, zone(home)
+        )
         self.relaying = _Relaying(steering, self._decide, options)
         self._leases = Leases(self.fleet, self.lines, self._table, metrics, self._gone)
         node.on_notice = self._notice

@@ -141,6 +141,15 @@ def test_each_zone_has_a_ring_of_its_own() -> None:
     assert all((share.ring.dealer, share.pieces) == (TRACKER, None) for share in shares)
 
 
+def test_a_ring_that_begins_hands_no_share_over() -> None:
+    """Also in the zone of agents that name none."""
+    one = generation()
+    join(one, "a", "b")
+    shares = next_epoch(one)
+    assert [one.handed_over(share.ring.epoch, ()) for share in shares] == [([], [])]
+    assert len(one.shares) == 1
+
+
 def test_a_zones_ring_stays_when_another_zones_changes() -> None:
     one = generation()
     join(one, "a", zone="east")
