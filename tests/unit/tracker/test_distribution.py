@@ -30,6 +30,7 @@ from p2pdist.tracker import epochs, origins, relaying
 from p2pdist.tracker.main import Tracker
 from p2pdist.tracker.supply import Pipeline
 from p2pdist.wire.messages import (
+    Deal,
     Dealt,
     Distrusted,
     Ended,
@@ -152,6 +153,23 @@ async def test_simultaneous_joins_share_an_epoch_and_one_fetch(
     assert tracker._store.has(DIGEST)
     assert tracker._metrics.joins.labels(JoinAnswer.RELAY)._value.get() == 3
     assert tracker._metrics.generations_live._value.get() == 0
+
+
+async def test_a_cold_relay_sends_nothing_twice(tracker: Tracker) -> None:
+    async with relay_hosts(tracker, "abc") as hosts:
+        for host in hosts:
+            await host.say(wish())
+        plans = [await host.expect(RelayPlan) for host in hosts]
+        for host, plan in zip(hosts, plans, strict=True):
+            assert await host.finish(plan) == DATA
+        for host in hosts:
+            await host.expect(Ended)
+        counts = [host.counts[plans[0].generation] for host in hosts]
+        await until(lambda: sum(count.dealt_bytes + count.relayed_bytes for count in counts) == 3 * len(DATA))
+        assert sum(count.dealt_bytes for count in counts) == len(DATA)
+        assert sum(count.duplicate_bytes for count in counts) == 0
+        # The tracker deals, and nobody else has to.
+        assert not [message for host in hosts for message in host.messages if isinstance(message, Deal | Fill)]
 
 
 async def test_who_joins_in_the_middle_is_filled(origin: OriginServer, tracker: Tracker) -> None:

@@ -75,7 +75,7 @@ class Fleet:
     def hear(self, dealer: str) -> None:
         if self.answers[dealer]:
             epoch, dealt = self.answers[dealer].popleft()
-            shares, orders = self.one.handed_over(epoch, dealt) if dealer == TRACKER and epoch in self.one._handed else ([], [])
+            shares, orders = self.one.handed_over(epoch, dealt) if dealer == TRACKER else ([], [])
             self.tell(shares, orders)
             self.tell((), self.one.began(epoch, dealt))
 

@@ -84,6 +84,15 @@ def test_whoever_comes_home_deals_the_rest_to_the_others() -> None:
     assert {share.zone for share in next_epoch(one)} == {HOME}
 
 
+def test_an_epoch_that_hands_nothing_over_makes_no_shares() -> None:
+    """A fleet without labels: every ring of the tracker's is of the zone "", and home is "" too."""
+    one = generation()
+    join(one, "a", "b")
+    (share,) = next_epoch(one)
+    assert one.handed_over(share.ring.epoch, ()) == ([], [])
+    assert [*one.shares.values()] == [share]
+
+
 def test_who_joins_while_a_zone_is_handed_over_is_on_its_next_ring() -> None:
     one = at_home()
     join(one, "x", zone="away")
