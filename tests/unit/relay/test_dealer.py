@@ -32,7 +32,7 @@ class Table:
 
     def come(self, index: int) -> None:
         self.held.add(index)
-        self.dealer.supplied(index)
+        self.dealer.arrived(index)
 
 
 def ring(epoch: int, *members: str) -> Ring:
@@ -44,6 +44,11 @@ def test_a_share_of_everything_is_dealt_as_it_comes() -> None:
     assert table.dealer.start(1, ring(1, "a", "b"), None, False) == []
     table.come(1)
     assert table.sent() == [("Push", 0), ("Push", 1)]
+    # All that is here was dealt; but more will come.
+    assert not table.dealer.finished
+    for index in range(2, COUNT):
+        table.come(index)
+    assert table.sent() == [("Push", index) for index in range(2, COUNT)]
     assert table.dealer.finished
 
 
@@ -51,6 +56,7 @@ def test_a_share_of_some_pieces_leaves_the_others_alone() -> None:
     table = Table(set(range(COUNT)))
     table.dealer.start(1, ring(1, "a"), frozenset({2, 5}), True)
     assert table.sent() == [("Offer", 2), ("Offer", 5)]
+    assert table.dealer.finished
 
 
 def test_a_new_ring_takes_over_what_waits_and_says_what_was_dealt() -> None:
@@ -65,7 +71,10 @@ def test_a_new_ring_takes_over_what_waits_and_says_what_was_dealt() -> None:
 def test_a_ring_without_members_ends_a_share() -> None:
     table = Table(set(range(COUNT)))
     table.dealer.start(1, ring(1, "a"), None, False)
-    assert table.dealer.start(1, ring(2), None, False) is None
+    dealt = len([action for action in table.engine.take_actions() if isinstance(action, Push)])
+    assert 0 < dealt < COUNT
+    # Somebody else may go on with the rest.
+    assert table.dealer.start(1, ring(2), None, False) == list(range(dealt))
     assert table.engine.undealt(1) == 0
     assert not table.dealer.finished
 
@@ -74,16 +83,26 @@ def test_a_fill_waits_for_what_the_dealer_lacks() -> None:
     table = Table({3})
     table.dealer.fill(ring(7, "late"), [3, 4], by_offer=False)
     assert table.sent() == [("Push", 3)]
-    table.held.add(4)
-    table.dealer.received(4)
-    table.dealer.received(4)
+    table.come(4)
+    table.come(5)
     assert table.sent() == [("Push", 4)]
+    # A fill isn't a share: nobody waits for the end of it.
+    assert not table.dealer.finished
 
 
-@pytest.mark.parametrize("by_offer", [False, True])
-def test_a_piece_from_another_node_belongs_to_no_share(by_offer: bool) -> None:
+@pytest.mark.parametrize(("by_offer", "kind"), [(False, "Push"), (True, "Offer")])
+def test_a_piece_goes_to_the_shares_that_it_belongs_to(by_offer: bool, kind: str) -> None:
+    """A member at home deals to other zones what it gets itself."""
     table = Table(set())
-    table.dealer.start(1, ring(1, "a"), None, by_offer)
-    table.held.add(0)
-    table.dealer.received(0)
+    table.dealer.start(1, ring(1, "a"), frozenset({0, 2}), by_offer)
+    table.dealer.start(2, ring(2, "b"), frozenset({1, 2}), by_offer)
+    table.come(0)
+    assert table.sent() == [(kind, 0)]
+    table.come(2)
+    assert table.sent() == [(kind, 2), (kind, 2)]
+    table.come(7)
     assert table.sent() == []
+    assert not table.dealer.finished
+    table.come(1)
+    assert table.sent() == [(kind, 1)]
+    assert table.dealer.finished
