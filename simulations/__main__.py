@@ -6,6 +6,7 @@ Exit codes are those of `p2pdist`.
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ COMMANDS = MappingProxyType(
     }
 )
 _INTERRUPTED = 130
+_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,10 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         code: int = module.run(args)
+        sys.stdout.flush()
         return code
     except P2PDistError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`); the interpreter would complain again when it flushes at exit.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return _BROKEN_PIPE
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:

@@ -1,9 +1,9 @@
 """The account of one pull: where its bytes came from, how long it waited and for what. The accounts of the last pulls.
 
-A pull waits all the time until its first byte, and again whenever nothing comes for longer than GAP_SECONDS. It says
-what it waits for when that changes (`wait_for`), and every new piece says that it came (`piece_came`, from whichever
-thread wrote it): one look at the clock and one comparison. What is told here goes to the event log too, if there is
-one. Knows nothing of how blobs are got; times are seconds of a monotonic clock.
+A pull waits all the time until its first byte and after its last one, and whenever nothing comes for longer than
+GAP_SECONDS. It says what it waits for when that changes (`wait_for`), and every new piece says that it came
+(`piece_came`, from whichever thread wrote it): one look at the clock and one comparison. What is told here goes to the
+event log too, if there is one. Knows nothing of how blobs are got; times are seconds of a monotonic clock.
 """
 
 import threading
@@ -32,6 +32,7 @@ class Awaited(StrEnum):
     SWARM = "pieces by swarm"
     ORIGIN = "bytes from the origin"
     DIGEST = "the check of its digest"
+    STORE = "its entry in the store"
 
 
 class State(StrEnum):
@@ -138,11 +139,17 @@ class Account:
         self._note(Event.RECEIVED, by=By.ORIGIN, bytes=size_bytes)
 
     def came_by_swarm(self, total_bytes: int, peers: Mapping[str, int]) -> None:
-        """So much has come by swarm in all, and so much of it from these peers (a node's id, else an address)."""
+        """So much has come by swarm in all, and so much of it from these peers (a node's id, else an address).
+
+        libtorrent counts what a peer sent, also when it came twice; in all it isn't more than the blob has.
+        """
+        room = self.size_bytes - sum(self.swarm_peers.values())
         for peer, size_bytes in peers.items():
-            more = size_bytes - self.swarm_peers.get(peer, 0)
+            known = self.swarm_peers.get(peer, 0)
+            more = min(size_bytes - known, room)
             if more > 0:
-                self.swarm_peers[peer] = size_bytes
+                self.swarm_peers[peer] = known + more
+                room -= more
                 self._note(Event.SWARMED, peer=peer, bytes=more)
         self.swarm_bytes = total_bytes
 
@@ -184,8 +191,7 @@ class Account:
     def _of_swarm(self) -> dict[str, int]:
         """By peer; what can't be said of one for sure goes to nobody, unless there was only one.
 
-        libtorrent counts what a peer sent, also when it came twice or is of a piece that isn't whole yet: so the counts
-        may be more than what came.
+        Peers are ahead of what has come in all by pieces that aren't whole yet.
         """
         peers, total = self.swarm_peers, self.swarm_bytes
         counted = sum(peers.values())
@@ -202,7 +208,8 @@ class Account:
     def _wait_at(self, now: float) -> Interval | None:
         """The wait that would end now, if it counts as one."""
         since = max(self._since, self.last_at)
-        counts = self.first_at is None or now - since > GAP_SECONDS or self.awaited is Awaited.DIGEST
+        ending = self.awaited in (Awaited.DIGEST, Awaited.STORE)
+        counts = ending or self.first_at is None or now - since > GAP_SECONDS
         return Interval(since, now - since, self.awaited) if counts and now > since else None
 
     def _close_wait(self, now: float) -> None:

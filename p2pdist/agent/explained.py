@@ -41,9 +41,10 @@ class Step(Struct, frozen=True, kw_only=True):
 class PullAccount(Struct, frozen=True, kw_only=True):
     """The account of one pull.
 
-    `waits`: all time before the first byte, and every gap of more than `gap_seconds` after it; `waits_left_out` says
-    how many later ones aren't told. `overdue_pieces`: asked for again, because they should have come. `taken_over`:
-    spans that this host handed to others for a child that was lost. `sent_bytes`: passed on in relays until now.
+    `waits`: all time before the first byte and after the last one, and between them every gap of more than
+    `gap_seconds`; `waits_left_out` says how many later ones aren't told. `overdue_pieces`: asked for again, because
+    they should have come. `taken_over`: spans that this host handed to others for a child that was lost. `sent_bytes`:
+    passed on in relays until now.
     """
 
     wanted_at: float

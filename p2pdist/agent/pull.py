@@ -180,6 +180,7 @@ class Pull(Arrival):
             await trio.to_thread.run_sync(partial.verify)
         # Whoever reads gets the last bytes now; that the blob is held is for those who come later.
         self.wake()
+        self.account.wait_for(Awaited.STORE)
         await trio.to_thread.run_sync(commit, self, partial)
         control, digest = self.means.control, self.wanted.digest
         control.say(Inventory((HeldBlob(str(digest), partial.layout.size_bytes, self.private),)))

@@ -26,7 +26,7 @@ def draw(flows: Flows, title: str, path: Path) -> None:
     figure = Figure(figsize=(5.5 + 0.27 * len(shown) + 7, max(4.0, height)), dpi=_DOTS_PER_INCH, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[2.2 + 0.27 * len(shown), 7])
     _draw_matrix(figure, left, flows, shown)
-    _draw_times(right, flows, shown)
+    _draw_times(figure, right, flows, shown)
     more = f" (the first {len(shown)} of {len(hosts)} hosts)" if len(shown) < len(hosts) else ""
     figure.suptitle(f"{title}{more}", fontsize=9)
     figure.savefig(path)
@@ -47,7 +47,7 @@ def _draw_matrix(figure: Any, axis: Any, flows: Flows, hosts: list[str]) -> None
     figure.colorbar(image, ax=axis, shrink=0.8)
 
 
-def _draw_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
+def _draw_times(figure: Any, axis: Any, flows: Flows, hosts: list[str]) -> None:
     width = flows.seconds / _BINS
     times = [(number + 0.5) * width for number in range(_BINS)]
     rates = {host: flows.binned(host, _BINS) for host in hosts}
@@ -65,10 +65,10 @@ def _draw_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
         axis.broken_barh(waits, (row - 0.02, 0.3), color=_WAIT_COLOUR, alpha=0.7)
         ends = [span.end for span in flows.pulls if span.host == host]
         axis.plot(ends, [row + 0.1] * len(ends), "k|", markersize=5)
-    _label_times(axis, flows, hosts)
+    _label_times(figure, axis, flows, hosts)
 
 
-def _label_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
+def _label_times(figure: Any, axis: Any, flows: Flows, hosts: list[str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -76,7 +76,7 @@ def _label_times(axis: Any, flows: Flows, hosts: list[str]) -> None:
     handles: list[Any] = [Patch(color=_COLOURS[source], label=f"by {source}") for source in SOURCES if source in got]
     handles.append(Patch(color=_WAIT_COLOUR, alpha=0.7, label="nothing came"))
     handles.append(Line2D([], [], color="black", marker="|", linestyle="", label="blob held"))
-    axis.legend(handles=handles, fontsize=7, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    figure.legend(handles=handles, fontsize=7, ncols=len(handles), loc="outside lower right")
     axis.set_yticks([row + 0.4 for row in range(len(hosts))], hosts[::-1], fontsize=6)
     axis.set_ylim(-0.1, len(hosts))
     axis.set_xlim(0, 1.01 * flows.seconds)

@@ -31,7 +31,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def account(clock: Clock) -> Account:
-    return Account(_BLOB, "docker.io", "library/app", clock=clock)
+    return Account(_BLOB, "docker.io", "library/app", 1000, clock=clock)
 
 
 def waits(account: Account, clock: Clock) -> list[tuple[float, float, Awaited]]:
@@ -76,15 +76,17 @@ def test_a_gap_is_divided_when_something_else_is_waited_for(account: Account, cl
     assert account.steps == [(105.0, "went to the origin: the swarm brings nothing more")]
 
 
-def test_the_check_of_the_digest_always_counts_and_ends_with_the_pull(account: Account, clock: Clock) -> None:
+def test_what_comes_after_the_last_byte_always_counts(account: Account, clock: Clock) -> None:
     account.wait_for(Awaited.RELAY)
     account.piece_came()
     account.wait_for(Awaited.DIGEST)
     clock.pass_(0.1)
+    account.wait_for(Awaited.STORE)
+    clock.pass_(0.02)
     account.end(State.HELD)
     clock.pass_(60)
-    assert waits(account, clock) == [(0.0, 0.1, Awaited.DIGEST)]
-    assert account.ended == pytest.approx(100.1)
+    assert waits(account, clock) == [(0.0, 0.1, Awaited.DIGEST), (0.1, 0.02, Awaited.STORE)]
+    assert account.ended == pytest.approx(100.12)
 
 
 def test_a_pull_that_stalls_for_ever_stays_small(account: Account, clock: Clock) -> None:
@@ -175,3 +177,9 @@ def test_the_oldest_ended_account_goes_first() -> None:
     again = accounts.begin(digests[0], "u", "r", 0)
     assert accounts.get(digests[0]) is again
     assert len(list(accounts)) == KEPT_PULLS
+
+
+def test_peers_of_a_swarm_never_gave_more_than_the_blob(account: Account) -> None:
+    account.came_by_swarm(900, {"c": 500, "d": 400})
+    account.came_by_swarm(1000, {"c": 700, "d": 400})
+    assert account.received("") == {(By.SWARM, "c"): 600, (By.SWARM, "d"): 400}

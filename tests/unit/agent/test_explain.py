@@ -105,6 +105,7 @@ async def test_by_relay(root: Path, tmp_path: Path, asking: Ask, monkeypatch: py
         "pieces by relay",
         "pieces by relay",
         "the check of its digest",
+        "its entry in the store",
     ]
     assert 0 < pull["first_byte_seconds"] < pull["last_byte_seconds"] < pull["seconds"]
     assert [step["what"] for step in pull["steps"]] == ["the tracker answered: relay"]

@@ -33,6 +33,7 @@ class Config:
         self.path = directory / "agent.toml"
         self.state = directory / "state"
         self.shim, self.relay, self.swarm, self.admin = free_ports(4)
+        self.events = directory / "events.jsonl"
         self.tracker = 'address = "127.0.0.1:1"'
 
     def write(self) -> str:
@@ -49,6 +50,8 @@ listen = ["127.0.0.1:{self.relay}"]
 listen = ["127.0.0.1:{self.swarm}"]
 [admin]
 listen = "127.0.0.1:{self.admin}"
+[log]
+events = "{self.events}"
 """
         )
         self.path.chmod(0o600)
@@ -150,3 +153,23 @@ def test_an_agent_without_its_tracker_serves_what_it_can(config: Config) -> None
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     assert os.listdir(config.state / "identity") == ["agent.key"]
+
+
+def test_an_agent_explains_and_keeps_its_event_log(config: Config) -> None:
+    with running(config) as process:
+        status, body = get(config.admin, "/v1/explain?digest=abcd")
+        assert status == 404
+        assert json.loads(body)["errors"][0]["code"] == "BLOB_UNKNOWN"
+        assert get(config.admin, "/v1/explain")[0] == 400
+        assert b"\np2pdist_agent_events_dropped_total 0.0\n" in get(config.admin, "/metrics")[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    (line,) = map(json.loads, config.events.read_text().splitlines())
+    assert (line["event"], line["by"], len(line["node"])) == ("started", "agent", 12)
+
+
+def test_an_event_log_that_cannot_be_written(config: Config, tmp_path: Path) -> None:
+    config.events = tmp_path / "missing" / "events.jsonl"
+    code, line = fails(config)
+    assert code == 2
+    assert f"the event log {config.events} can't be written" in line

@@ -1,6 +1,7 @@
 """What is told of event logs: read, merged, summed up, drawn."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,14 @@ def test_it_draws(logs: list[Path], tmp_path: Path) -> None:
 def test_a_blob_that_is_not_there(logs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["events", *map(str, logs), "--digest", "cccc"]) == 2
     assert "say nothing of a blob cccc" in capsys.readouterr().err
+
+
+def test_whoever_reads_the_output_may_go(logs: list[Path]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "simulations", "events", *map(str, logs)]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
