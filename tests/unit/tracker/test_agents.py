@@ -102,7 +102,7 @@ async def agents(directory: Path, tracker: Tracker, count: int, **access: Any) -
                 )
                 store = stores.enter_context(BlobStore.open(config.state_dir))
                 scope = trio.CancelScope()
-                running.append(Running(_Agent(config, store), store, scope))
+                running.append(Running(_Agent(config, store, None), store, scope))
                 nursery.start_soon(_serve, running[-1]._agent, scope)
             for one in running:
                 await until(lambda one=one: one.is_ready)

@@ -274,8 +274,9 @@ async def test_each_zone_gets_one_copy_and_the_tracker_deals_to_its_own(
     """Where its zone isn't configured, the tracker is at home where most agents are."""
     gate = Gate(origin, start=False)
     zone = Zone(f"{home}/1") if home == "east" else None
+    relay = TrackerRelay(listen=(Address("127.0.0.1:0"),), zone=zone)
     async with (
-        tracker_with(config_of(tmp_path, origin.url, zone=zone)) as tracker,
+        tracker_with(config_of(tmp_path, origin.url, relay=relay)) as tracker,
         relay_hosts(tracker, "ab", "east/1") as east,
         relay_hosts(tracker, "cde", "west/1") as west,
     ):
