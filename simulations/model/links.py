@@ -367,20 +367,31 @@ class Host:
         flow.in_flight_bytes += frame.size_bytes
         receiver = flow.receiver
         now = self.events.now
-        came, through = frame.began, now
-        if self.zone is not receiver.zone:
-            for pipe in self._pipes(receiver):
-                came, last = pipe.take(came, frame.size_bytes)
-                through = max(through, last)
-        begun = max(receiver.down_free_at, came - receiver._down_burst_seconds)
-        free = begun + frame.size_bytes / receiver.down_bytes_per_second
-        receiver.down_free_at = free
-        self.events.at(max(through, free) + self.latency_seconds, self._arrived, frame)
+        if self.zone is receiver.zone:
+            self._reach(frame, frame.began, now)
+        else:
+            self._pass(frame, self._pipes(receiver), frame.began, now)
         self._next_frame(flow)
         if self.paced and frame.item is not None:
             self.written(frame.item)
         if flow.lanes and not self.frozen:
             self._feed(flow)
+
+    def _pass(self, frame: Frame, pipes: list[Pipe], came: float, through: float) -> None:
+        """The first byte of a frame comes to the next pipe at `came`, or to the receiver's downlink."""
+        if not pipes:
+            self._reach(frame, came, through)
+            return
+        begun, last = pipes[0].take(came, frame.size_bytes)
+        when = max(self.events.now, begun)
+        self.events.at(when, self._pass, frame, pipes[1:], begun, max(through, last))
+
+    def _reach(self, frame: Frame, came: float, through: float) -> None:
+        """A frame begins to come to the receiver's downlink at `came`; its last byte doesn't before `through`."""
+        receiver = frame.flow.receiver
+        begun = max(receiver.down_free_at, came - receiver._down_burst_seconds)
+        receiver.down_free_at = free = begun + frame.size_bytes / receiver.down_bytes_per_second
+        self.events.at(max(through, free) + self.latency_seconds, self._arrived, frame)
 
     def _arrived(self, frame: Frame) -> None:
         flow = frame.flow

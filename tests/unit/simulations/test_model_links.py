@@ -5,16 +5,23 @@ from typing import Any
 import pytest
 
 from simulations.model.events import Events
-from simulations.model.links import PIECE_HEADER_BYTES, Host
+from simulations.model.links import PIECE_HEADER_BYTES, Host, Pipe, Zone
 
 PIECE = 100_000 - PIECE_HEADER_BYTES
 
 
 class Sink(Host):
     def __init__(
-        self, name: str, events: Events, up: float = 1e6, down: float = 1e6, burst: int = 0, window: int = 1 << 30
+        self,
+        name: str,
+        events: Events,
+        up: float = 1e6,
+        down: float = 1e6,
+        burst: int = 0,
+        window: int = 1 << 30,
+        zone: Zone | None = None,
     ) -> None:
-        super().__init__(name, events, up, down, burst, 0.0, window, 1 << 30)
+        super().__init__(name, events, up, down, burst, 0.0, window, 1 << 30, zone)
         self.arrived: list[tuple[float, str, Any]] = []
 
     def receive(self, sender: Host, item: Any) -> None:
@@ -30,7 +37,7 @@ def events() -> Events:
 
 
 def run(events: Events) -> None:
-    events.run(1e9, lambda: False)
+    assert events.run(1e9)
 
 
 def test_a_piece_streams_through_both_links_in_the_time_of_the_slower_one(events: Events) -> None:
@@ -106,3 +113,20 @@ def test_what_a_closed_connection_had_under_way_never_arrives(events: Events) ->
     run(events)
     assert b.arrived == []
     assert c.arrived == [(pytest.approx(0.15), "a", "there")]
+
+
+def test_zones_share_one_pipe_and_nobody_inside_waits_for_it(events: Events) -> None:
+    here, there = Zone(), Zone(Pipe(1e5, 0), Pipe(1e5, 0))
+    a, b = Sink("a", events, zone=here), Sink("b", events, zone=here)
+    x, y = Sink("x", events, zone=there), Sink("y", events, zone=there)
+    a.send_piece(x, 1, PIECE, "far")
+    b.send_piece(x, 1, PIECE, "far, too")
+    events.at(0.5, y.send_piece, x, 1, PIECE, "near")
+    run(events)
+    near, far, second = x.arrived
+    assert near == (pytest.approx(0.6), "y", "near")
+    assert [far[0], second[0]] == pytest.approx([1.0, 2.0], abs=0.02)
+    assert there.into is not None
+    assert there.out is not None
+    assert there.into.passed_bytes == 200_000
+    assert there.out.passed_bytes == 0
