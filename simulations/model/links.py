@@ -13,10 +13,11 @@ The buckets hold a burst: a link that was idle lets so many bytes pass at once, 
 most of its first byte's time.
 
 A connection has at most `window` bytes that left and haven't arrived (TCP's window): one slow receiver therefore holds
-up its own connection, not its sender's uplink. In front of that stands the kernel's send buffer (`kernel` bytes:
-TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the last of it is in there. Behind it pieces
-wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece that has its connection for itself
-travels as one frame here, since nobody acts on a part of a piece.
+up its own connection, not its sender's uplink. The FIFO in front of a receiver holds 50 ms, beyond which it drops:
+when so much is on its way to a receiver, each connection has but one frame on its way. In front of that stands the
+kernel's send buffer (`kernel` bytes: TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the last
+of it is in there. Behind it pieces wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece
+that has its connection for itself travels as one frame here, since nobody acts on a part of a piece.
 
 Between two zones stands a `Pipe`, one each way, which all connections share: another FIFO, through which packets stream
 as through the two links.
@@ -39,6 +40,7 @@ from simulations.model.events import Events
 PIECE_HEADER_BYTES = 140
 CONTROL_FRAME_BYTES = 80
 BURST_SECONDS = 0.01
+QUEUE_SECONDS = 0.05
 _QUANTUM_BYTES = 3000
 _NEVER = float("inf")
 
@@ -70,7 +72,17 @@ class Queued:
 class Flow:
     """One direction of one connection."""
 
-    __slots__ = ("closed", "in_flight_bytes", "kernel", "kernel_bytes", "lanes", "on_wire", "receiver", "sender")
+    __slots__ = (
+        "closed",
+        "in_flight_bytes",
+        "kernel",
+        "kernel_bytes",
+        "lanes",
+        "on_wire",
+        "queued_pieces",
+        "receiver",
+        "sender",
+    )
 
     def __init__(self, sender: "Host", receiver: "Host") -> None:
         self.sender = sender
@@ -79,6 +91,7 @@ class Flow:
         self.kernel: deque[Frame] = deque()
         self.kernel_bytes = 0
         self.in_flight_bytes = 0
+        self.queued_pieces = 0
         self.on_wire = False
         self.closed = False
 
@@ -245,6 +258,8 @@ class Host:
         self.down_bytes_per_second = down_bytes_per_second
         self.latency_seconds = latency_seconds
         self.down_free_at = -_NEVER
+        self._incoming_bytes = 0
+        self._queue_bytes = burst_bytes + int(down_bytes_per_second * QUEUE_SECONDS)
         self.flows: dict[str, Flow] = {}
         self._window_bytes = window_bytes
         self._kernel_bytes = kernel_bytes
@@ -271,6 +286,7 @@ class Host:
     def send_piece(self, receiver: "Host", generation: int, size_bytes: int, item: Any) -> None:
         """Queue a piece of a generation."""
         flow = self.flow_to(receiver)
+        flow.queued_pieces += 1
         flow.lanes.setdefault(generation, deque()).append(Queued(item, size_bytes + PIECE_HEADER_BYTES))
         self._feed(flow)
 
@@ -293,6 +309,7 @@ class Host:
         flow = self.flows.pop(peer, None)
         if flow is not None:
             flow.closed = True
+            flow.receiver._incoming_bytes -= flow.in_flight_bytes
             self.uplink.forget()
 
     def take_queued(self, peer: str, generation: int | None = None) -> list[Any]:
@@ -353,7 +370,9 @@ class Host:
                 self.written(frame.item)
 
     def _next_frame(self, flow: Flow) -> None:
-        if flow.kernel and flow.in_flight_bytes < self._window_bytes:
+        on_its_way, receiver = flow.in_flight_bytes, flow.receiver
+        queued = receiver._incoming_bytes
+        if flow.kernel and (not on_its_way or (on_its_way < self._window_bytes and queued < receiver._queue_bytes)):
             flow.on_wire = True
             self.uplink.begin(flow.kernel[0])
         else:
@@ -366,6 +385,7 @@ class Host:
         flow.kernel_bytes -= frame.size_bytes
         flow.in_flight_bytes += frame.size_bytes
         receiver = flow.receiver
+        receiver._incoming_bytes += frame.size_bytes
         now = self.events.now
         if self.zone is receiver.zone:
             self._reach(frame, frame.began, now)
@@ -401,6 +421,7 @@ class Host:
             flow.receiver._inbox.append(lambda: self._arrived(frame))
             return
         flow.in_flight_bytes -= frame.size_bytes
+        flow.receiver._incoming_bytes -= frame.size_bytes
         if not flow.on_wire and flow.kernel:
             self._next_frame(flow)
         if frame.item is not None:
