@@ -53,6 +53,7 @@ class Outcome:
     longest_control_seconds: float
     seconds: float
     events: int
+    tracker_cpu_seconds: float
     wall_seconds: float
 
 
@@ -178,6 +179,7 @@ class Run:
             max(node.longest_control_seconds for node in self.nodes.values()),
             self.events.now,
             self.events.count,
+            self.tracker.cpu_seconds + self.events.tasks_cpu_seconds,
             wall,
         )
 
