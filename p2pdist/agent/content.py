@@ -74,5 +74,8 @@ class Content(Protocol):
         What is raised inside passes through unchanged. Entering raises `BlobUnknown`, `Denied`, `Unavailable`.
         """
 
+    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+        """Note that a client takes a blob, or a part of one; what it will ask for next may be got meanwhile."""
+
     async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
         """The size of a blob in bytes, without a pull; raises like `blob`."""

@@ -11,13 +11,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
+from p2pdist.agent.ahead import Ahead
 from p2pdist.agent.arrival import READER_SECONDS, Means, Wanted, run_bytes
 from p2pdist.agent.content import BlobView, ManifestContent
 from p2pdist.agent.pull import Pull
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, ProtocolError, StoreError, Unavailable
 from p2pdist.oci.errors import ManifestInvalid
-from p2pdist.oci.manifest import parse_manifest
+from p2pdist.oci.manifest import Manifest, parse_manifest
 from p2pdist.oci.reference import Tag
 from p2pdist.store import BlobStore, BlobUnverified, CommittedBlob
 from p2pdist.store.errors import BlobDiscarded
@@ -107,6 +108,7 @@ class Library:
         self._pulls: dict[Digest, Pull] = {}
         self._sizes: OrderedDict[Digest, int] = OrderedDict()
         self._verifying: dict[Digest, trio.Event] = {}
+        self._ahead = Ahead()
         self._past_swarm_bytes = 0
         self._past_origin_bytes = 0
 
@@ -141,7 +143,7 @@ class Library:
         if isinstance(reference, Digest):
             stored = await trio.to_thread.run_sync(store.manifest, reference)
             if stored is not None and (stored.upstream, stored.repository) == (upstream, repository):
-                self._learn(stored.body, stored.media_type, stored.digest)
+                self._learn(upstream, repository, stored.body, stored.media_type, stored.digest)
                 return ManifestContent(stored.digest, stored.media_type, stored.body)
         tag, digest = ("", str(reference)) if isinstance(reference, Digest) else (str(reference), "")
         answer = await self._means.control.ask(
@@ -152,7 +154,7 @@ class Library:
         content = ManifestContent(Digest.parse(answer.digest), answer.media_type, answer.body)
         if isinstance(reference, Digest) and content.digest != reference:
             raise ManifestInvalid(f"asked for the manifest {reference}, the tracker gave {content.digest}")
-        self._learn(content.body, content.media_type, content.digest)
+        self._learn(upstream, repository, content.body, content.media_type, content.digest)
         private = answer.private
         try:
             await trio.to_thread.run_sync(
@@ -232,6 +234,18 @@ class Library:
             raise ProtocolError(f"the tracker answers for a size with {type(answer).__name__}")
         return answer.size_bytes
 
+    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+        """See `Content.asked`. Without the tracker nothing is got ahead: then it might be the origin that gives it."""
+        metrics = self._means.metrics
+        metrics.ahead_asked_bytes.inc(self._ahead.take(digest))
+        if whole and self._means.control.connected:
+            for layer in self._ahead.following(upstream, repository, digest, self._here_or_coming):
+                metrics.ahead_bytes.inc(layer.size_bytes)
+                self.want(upstream, repository, layer.digest)
+
+    def _here_or_coming(self, digest: Digest) -> bool:
+        return digest in self._pulls or self._means.store.has(digest)
+
     # Pulls.
 
     def want(self, upstream: str, repository: str, digest: Digest) -> Pull:
@@ -251,8 +265,11 @@ class Library:
             self._past_swarm_bytes += pull.swarm_bytes
             self._past_origin_bytes += pull.origin_bytes
 
-    def _learn(self, body: bytes, media_type: str, digest: Digest) -> None:
-        for blob in parse_manifest(body, media_type, digest).blobs:
+    def _learn(self, upstream: str, repository: str, body: bytes, media_type: str, digest: Digest) -> None:
+        manifest = parse_manifest(body, media_type, digest)
+        if isinstance(manifest, Manifest):
+            self._ahead.served(upstream, repository, digest, manifest)
+        for blob in manifest.blobs:
             self._sizes[blob.digest] = blob.size_bytes
             self._sizes.move_to_end(blob.digest)
         while len(self._sizes) > _REMEMBERED_SIZES:

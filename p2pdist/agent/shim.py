@@ -100,6 +100,7 @@ class Shim:
             async with self._content.blob(route.upstream, route.repository, route.digest) as view:
                 part = _wanted_part(request.headers, route.digest, view.size_bytes)
                 start, end = (part.start, part.end) if part else (0, view.size_bytes)
+                self._content.asked(route.upstream, route.repository, route.digest, whole=part is None)
                 if start < end:
                     await view.available(start)
                 await response.start(206 if part else 200, _part_headers(route.digest, part, view.size_bytes))

@@ -57,9 +57,10 @@ class PieceLayout:
 
     def length(self, index: int) -> int:
         """How long piece `index` is, in bytes; raises `InvalidInput` when there is no such piece."""
-        if not 0 <= index < self.count:
+        left = self.size_bytes - index * self.piece_bytes
+        if index < 0 or left <= 0:
             raise InvalidInput(f"piece {index} of a blob that has {self.count}")
-        return min(self.piece_bytes, self.size_bytes - index * self.piece_bytes)
+        return left if left < self.piece_bytes else self.piece_bytes
 
     def index_at(self, offset: int) -> int:
         """The piece that holds the byte at `offset`."""

@@ -84,15 +84,19 @@ class Vouch:
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> "Vouch":
         """The vouch that fills `data` exactly; raises `BadVouch` for anything else."""
-        hashes, rest = divmod(len(data) - _FIXED_BYTES, HASH_BYTES)
-        if not 0 <= hashes <= _MAX_PATH or rest:
-            raise BadVouch(f"a vouch of {len(data)} bytes; it has {_FIXED_BYTES} and up to {_MAX_PATH} hashes of 32")
-        raw = bytes(data)
-        key_id, first, count = _HEAD.unpack_from(raw)
-        if not 1 <= count <= MAX_BATCH or first + count - 1 > _MAX_INDEX:
-            raise BadVouch(f"a vouch for {count} pieces from {first}; a batch has 1 to {MAX_BATCH}")
-        path = tuple(raw[i : i + HASH_BYTES] for i in range(_FIXED_BYTES, len(raw), HASH_BYTES))
-        return cls(key_id, first, count, path, raw[_HEAD.size : _FIXED_BYTES])
+        return cls(*_parsed(bytes(data)))
+
+
+def _parsed(raw: bytes) -> tuple[bytes, int, int, tuple[bytes, ...], bytes]:
+    """The fields of an encoded vouch, in their order; raises `BadVouch`."""
+    hashes, rest = divmod(len(raw) - _FIXED_BYTES, HASH_BYTES)
+    if not 0 <= hashes <= _MAX_PATH or rest:
+        raise BadVouch(f"a vouch of {len(raw)} bytes; it has {_FIXED_BYTES} and up to {_MAX_PATH} hashes of 32")
+    key_id, first, count = _HEAD.unpack_from(raw)
+    if not 1 <= count <= MAX_BATCH or first + count - 1 > _MAX_INDEX:
+        raise BadVouch(f"a vouch for {count} pieces from {first}; a batch has 1 to {MAX_BATCH}")
+    path = tuple([raw[i : i + HASH_BYTES] for i in range(_FIXED_BYTES, len(raw), HASH_BYTES)])
+    return key_id, first, count, path, raw[_HEAD.size : _FIXED_BYTES]
 
 
 def key_id_of(public_key: Ed25519PublicKey) -> bytes:
@@ -167,24 +171,41 @@ class Verifier:
 
         Raises `UnknownKey` or `BadSignature`.
         """
-        root = _root(index - vouch.first, vouch.count, piece_hash, vouch.path)
+        self._check(context, index, piece_hash, vouch.key_id, vouch.first, vouch.count, vouch.path, vouch.signature)
+
+    def check_encoded(self, context: BlobContext, index: int, piece_hash: bytes, vouch: bytes) -> None:
+        """`check` of a vouch as it travels, without making a `Vouch` of it; raises `BadVouch`, too."""
+        self._check(context, index, piece_hash, *_parsed(vouch))
+
+    def _check(
+        self,
+        context: BlobContext,
+        index: int,
+        piece_hash: bytes,
+        key_id: bytes,
+        first: int,
+        count: int,
+        path: tuple[bytes, ...],
+        signature: bytes,
+    ) -> None:
+        root = _root(index - first, count, piece_hash, path)
         if root is None:
-            raise BadSignature(f"a vouch for {vouch.count} pieces from {vouch.first} doesn't fit piece {index}")
-        message = _message(vouch.key_id, context, vouch.first, vouch.count, root)
-        if self._verified.get(message) == vouch.signature:
+            raise BadSignature(f"a vouch for {count} pieces from {first} doesn't fit piece {index}")
+        message = _message(key_id, context, first, count, root)
+        if self._verified.get(message) == signature:
             return
-        key = self._keys.get(vouch.key_id)
+        key = self._keys.get(key_id)
         if key is None:
-            raise UnknownKey(f"piece {index} of {context.digest} is signed with the unknown key {vouch.key_id.hex()}")
+            raise UnknownKey(f"piece {index} of {context.digest} is signed with the unknown key {key_id.hex()}")
         try:
-            key.verify(vouch.signature, message)
+            key.verify(signature, message)
         except InvalidSignature as error:
             raise BadSignature(
-                f"the signature of piece {index} of {context.digest} by key {vouch.key_id.hex()} doesn't hold"
+                f"the signature of piece {index} of {context.digest} by key {key_id.hex()} doesn't hold"
             ) from error
         if len(self._verified) >= self._limit:
             del self._verified[next(iter(self._verified))]
-        self._verified[message] = vouch.signature
+        self._verified[message] = signature
 
 
 def _message(key_id: bytes, context: BlobContext, first: int, count: int, root: bytes) -> bytes:

@@ -3,7 +3,9 @@
 Reading: whole frames are cut from a buffer; SO_RCVLOWAT lets the kernel wait for the rest of a frame instead of
 waking us for every segment. Writing: control frames go first; pieces wait in a lane per generation and the lanes take
 turns frame by frame; data goes from the file by sendfile (over TLS: read and encrypted). TCP_NOTSENT_LOWAT keeps what
-waits in the kernel short, so that control frames aren't stuck behind it and buffers need no size of their own.
+waits in the kernel short, so that control frames aren't stuck behind it and buffers need no size of their own. What is
+small goes in one segment with what follows it; acknowledgements, which nobody is in a hurry for, wait a little for
+something to go with: a segment of their own costs a wake-up at the other end.
 """
 
 import fcntl
@@ -48,12 +50,14 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.sock = sock
+        self._fd = sock.fileno()
         self.secure = isinstance(sock, ssl.SSLSocket)
         self._on_written = on_written
         self._buffer = buffer
         self._rest = b""
         self._low_water = 1
         self._control = bytearray()
+        self._patient = bytearray()
         self._lanes: OrderedDict[int, deque[tuple[Outgoing, int]]] = OrderedDict()
         self._head = b""
         self._body: tuple[int, int, int] | None = None
@@ -68,15 +72,31 @@ class Connection:
         Raises `ConnectionEnded` when the peer hung up, `ProtocolError` for what isn't a frame.
         """
         budget = _TURN_BYTES
+        buffer = self._buffer
         while budget > 0 or self._holds_decrypted_bytes:
             begun = len(self._rest)
-            self._buffer[:begun] = self._rest
-            received = self._receive(self._buffer[begun:])
+            if begun:
+                buffer[:begun] = self._rest
+            received = self._receive(buffer[begun:])
             if received is None:
                 return
             budget -= received
-            yield from self._frames(begun + received)
-            if not self.secure and begun + received < len(self._buffer):
+            start, end, missing = 0, begun + received, 1
+            while end - start >= PREFIX_BYTES:
+                prefix = read_prefix(buffer, start)
+                meta = start + PREFIX_BYTES
+                data = meta + prefix.meta_bytes
+                behind = data + prefix.data_bytes
+                if behind > end:
+                    missing = behind - end
+                    break
+                yield prefix, buffer[meta:data], buffer[data:behind]
+                start = behind
+            self._rest = bytes(buffer[start:end]) if start < end else b""
+            if missing != self._low_water and not self.secure:
+                self._low_water = missing
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
+            if not self.secure and end < len(buffer):
                 return
 
     @property
@@ -95,31 +115,20 @@ class Connection:
             raise ConnectionEnded("closed by the peer")
         return received
 
-    def _frames(self, end: int) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
-        """The frames that are whole before `end`; what is left of one waits for its rest."""
-        start, missing = 0, 1
-        while end - start >= PREFIX_BYTES:
-            prefix = read_prefix(self._buffer, start)
-            missing = prefix.total_bytes - (end - start)
-            if missing > 0:
-                break
-            meta = start + PREFIX_BYTES
-            data = meta + prefix.meta_bytes
-            start = data + prefix.data_bytes
-            yield prefix, self._buffer[meta:data], self._buffer[data:start]
-        self._rest = bytes(self._buffer[start:end])
-        self._wait_for(max(1, missing))
-
-    def _wait_for(self, missing: int) -> None:
-        if missing != self._low_water and not self.secure:
-            self._low_water = missing
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, missing)
-
     # Writing.
 
     def queue_control(self, frame: bytes) -> None:
         """Send a small frame as soon as the one under way has ended."""
         self._control += frame
+
+    def queue_patient(self, frame: bytes) -> None:
+        """Send a small frame with whatever goes next, or when `hurry` is called."""
+        self._patient += frame
+
+    def hurry(self) -> None:
+        """Let what may wait do so no longer."""
+        self._control += self._patient
+        self._patient.clear()
 
     def queue_piece(self, outgoing: Outgoing) -> None:
         """Send a piece when its blob's turn comes."""
@@ -172,14 +181,14 @@ class Connection:
         return self.has_output
 
     def _send_some(self) -> int:
+        body = self._body
         if self._head:
-            flags = 0 if self.secure or self._body is None else socket.MSG_MORE
-            sent = self.sock.send(self._head, flags) if flags else self.sock.send(self._head)
+            sent = self.sock.send(self._head) if body is None else self.sock.send(self._head, socket.MSG_MORE)
             self._head = self._head[sent:]
         else:
-            assert self._body is not None
-            fd, offset, count = self._body
-            sent = os.sendfile(self.sock.fileno(), fd, offset, count)
+            assert body is not None
+            fd, offset, count = body
+            sent = os.sendfile(self._fd, fd, offset, count)
             if not sent:
                 raise OSError("the blob's file is shorter than its piece")
             self._body = (fd, offset + sent, count - sent) if sent < count else None
@@ -190,20 +199,25 @@ class Connection:
         return sent
 
     def _next_frame(self) -> bool:
-        if self._control:
-            self._head = bytes(self._control)
-            self._control.clear()
-            return True
         if not self._lanes:
-            return False
+            if not self._control:
+                return False
+            self._head = bytes(self._control + self._patient)
+            self._control.clear()
+            self._patient.clear()
+            return True
         generation, lane = self._lanes.popitem(last=False)
-        (outgoing, offset) = lane.popleft()
+        outgoing, offset = lane.popleft()
         transfer, frame, _ = outgoing
         layout = transfer.spec.layout
         length = layout.length(frame.piece)
         count = min(MAX_DATA_BYTES, length - offset)
         at = layout.offset(frame.piece) + offset
-        self._head = encode_piece(frame._replace(offset=offset), count)
+        self._head = encode_piece(frame._replace(offset=offset) if offset else frame, count)
+        if self._control or self._patient:
+            self._head = bytes(self._control + self._patient) + self._head
+            self._control.clear()
+            self._patient.clear()
         if self.secure:
             self._head += os.pread(transfer.fd, count, at)
         else:

@@ -20,6 +20,8 @@ PREFIX_BYTES = PREFIX.size
 MAX_FRAME_BYTES = PREFIX_BYTES + MAX_META_BYTES + MAX_DATA_BYTES
 HASH_BYTES = 32
 _PIECE = struct.Struct(">QIIIIII")
+_PIECE_WITH_PREFIX = struct.Struct(">BBHIQIIIIII")
+_TAG_WITH_PREFIX = struct.Struct(">BBHII")
 _OFFER = struct.Struct(">QIIIII")
 _TAG = struct.Struct(">I")
 _OFFERED = 1
@@ -38,6 +40,11 @@ class Kind(IntEnum):
     REFUSE = 8
     PING = 9
     PONG = 10
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+_PIECE_KIND = int(Kind.PIECE)
+_HASH_END = _PIECE.size + HASH_BYTES
 
 
 class PieceFrame(NamedTuple):
@@ -85,12 +92,12 @@ class Prefix(NamedTuple):
 def read_prefix(buffer: bytearray | memoryview, start: int) -> Prefix:
     """The prefix at `start`; raises `ProtocolError` for an unknown kind or lengths beyond the limits."""
     kind, flags, meta_bytes, data_bytes = PREFIX.unpack_from(buffer, start)
-    if meta_bytes > MAX_META_BYTES or data_bytes > (MAX_DATA_BYTES if kind == Kind.PIECE else 0):
+    if meta_bytes > MAX_META_BYTES or data_bytes > (MAX_DATA_BYTES if kind == _PIECE_KIND else 0):
         raise ProtocolError(f"a relay frame of kind {kind} with {meta_bytes} + {data_bytes} bytes is too large")
-    try:
-        return Prefix(Kind(kind), flags, meta_bytes, data_bytes)
-    except ValueError:
-        raise ProtocolError(f"a relay frame of unknown kind {kind}") from None
+    known = _KINDS.get(kind)
+    if known is None:
+        raise ProtocolError(f"a relay frame of unknown kind {kind}")
+    return Prefix(known, flags, meta_bytes, data_bytes)
 
 
 def encode(kind: Kind, meta: bytes, flags: int = 0, data_bytes: int = 0) -> bytes:
@@ -100,25 +107,24 @@ def encode(kind: Kind, meta: bytes, flags: int = 0, data_bytes: int = 0) -> byte
 
 def encode_piece(frame: PieceFrame, data_bytes: int) -> bytes:
     """Everything of a piece frame but its data."""
-    meta = _PIECE.pack(*frame[:7])
-    if frame.offset == 0:
-        meta += frame.hash + frame.vouch
-    return encode(Kind.PIECE, meta, _OFFERED if frame.offered else 0, data_bytes)
+    proofs = frame.hash + frame.vouch if frame.offset == 0 else b""
+    flags = _OFFERED if frame.offered else 0
+    return _PIECE_WITH_PREFIX.pack(_PIECE_KIND, flags, _PIECE.size + len(proofs), data_bytes, *frame[:7]) + proofs
 
 
 def decode_piece(flags: int, meta: memoryview) -> PieceFrame:
     """What `encode_piece` wrote; raises `ProtocolError`."""
-    if len(meta) < _PIECE.size:
+    raw = bytes(meta)
+    if len(raw) < _PIECE.size:
         raise ProtocolError("a piece frame is cut short")
-    generation, epoch, piece, offset, root, span, tag = _PIECE.unpack_from(meta)
-    rest = bytes(meta[_PIECE.size :])
+    generation, epoch, piece, offset, root, span, tag = _PIECE.unpack_from(raw)
     if offset == 0:
-        if len(rest) <= HASH_BYTES:
+        if len(raw) <= _HASH_END:
             raise ProtocolError("the first frame of a piece lacks its hash and vouch")
-    elif rest:
+    elif len(raw) > _PIECE.size:
         raise ProtocolError("a later frame of a piece carries a hash")
-    offered = bool(flags & _OFFERED)
-    return PieceFrame(generation, epoch, piece, offset, root, span, tag, offered, rest[:HASH_BYTES], rest[HASH_BYTES:])
+    hash_, vouch = raw[_PIECE.size : _HASH_END], raw[_HASH_END:]
+    return PieceFrame(generation, epoch, piece, offset, root, span, tag, flags & _OFFERED != 0, hash_, vouch)
 
 
 def encode_offer(frame: OfferFrame) -> bytes:
@@ -137,7 +143,7 @@ def decode_offer(meta: memoryview) -> OfferFrame:
 
 def encode_tag(kind: Kind, tag: int) -> bytes:
     """A frame that says one number: want, acknowledgement, credit, refusal, ping, pong."""
-    return encode(kind, _TAG.pack(tag))
+    return _TAG_WITH_PREFIX.pack(kind, 0, _TAG.size, 0, tag)
 
 
 def decode_tag(meta: memoryview) -> int:

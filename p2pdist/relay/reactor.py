@@ -47,6 +47,7 @@ from p2pdist.relay.notices import (
     TransferFailed,
 )
 from p2pdist.relay.noting import Noting
+from p2pdist.relay.pacing import Pace
 from p2pdist.relay.parking import ClosedGenerations, Parked, ParkingLot
 from p2pdist.relay.session import Session, TlsContexts
 from p2pdist.relay.spans import Ring
@@ -57,6 +58,7 @@ from p2pdist.telemetry.logging import get_logger
 
 TICK_SECONDS = 0.1
 OWN_FREEZE_SECONDS = 1.0
+_PIECE, _ACK = Kind.PIECE, Kind.ACK
 
 log = get_logger("relay")
 
@@ -90,6 +92,9 @@ class Reactor:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._resting = select.poll()
+        self._resting.register(self._wake, select.POLLIN)
+        self._pace = Pace()
         self.switchboard = Switchboard(me, listeners, tls, self, self._epoll)
         self._stopping = False
         self._door = threading.Lock()
@@ -109,7 +114,8 @@ class Reactor:
         try:
             while not self._stopping:
                 wait = TICK_SECONDS if self._needs_ticks() else None
-                events = self._epoll.poll(wait)
+                self._rest(last)
+                events = self._epoll.poll(self.switchboard.patience(last, wait))
                 now = time.monotonic()
                 if wait is not None and now - last > OWN_FREEZE_SECONDS + TICK_SECONDS:
                     log.warning("relay_stood_still", seconds=round(now - last, 2))
@@ -124,6 +130,12 @@ class Reactor:
         finally:
             self._close()
 
+    def _rest(self, now: float) -> None:
+        """Let bytes gather, if they come steadily; commands come through meanwhile."""
+        rest_seconds = self._pace.rest_seconds(now, self.switchboard.take_received())
+        if rest_seconds:
+            self._resting.poll(rest_seconds * 1000)
+
     def _round(self, events: list[tuple[int, int]], now: float) -> None:
         if any(fd == self._wake for fd, _ in events):
             os.eventfd_read(self._wake)
@@ -132,12 +144,11 @@ class Reactor:
         for fd, mask in events:
             if fd != self._wake:
                 self.switchboard.ready(fd, mask, now)
-        self._act()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
             self._tick(now)
-            self._act()
-        for _ in self.switchboard.flush():
+        self._act()
+        while self.switchboard.flush(now):
             self._act()
 
     def _needs_ticks(self) -> bool:
@@ -315,26 +326,22 @@ class Reactor:
 
     def frame(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview) -> None:
         """See `Exchange`."""
-        node = session.node
+        node, kind = session.node, prefix.kind
         self.engine.back(node)
-        match prefix.kind:
-            case Kind.PIECE:
-                self._on_piece(session, decode_piece(prefix.flags, meta), data)
-            case Kind.OFFER:
-                self._on_offer(session, decode_offer(meta))
-            case Kind.WANT:
-                self.engine.wanted(node, decode_tag(meta))
-            case Kind.ACK:
-                self.engine.acked(node, decode_tag(meta))
-            case Kind.CREDIT:
-                self.engine.credited(node, decode_tag(meta))
-            case Kind.REFUSE:
-                self.engine.refused(node, decode_tag(meta))
-            case Kind.PING:
-                self.switchboard.send(session, encode_tag(Kind.PONG, decode_tag(meta)))
-            case _:
-                return
-        self._act()
+        if kind is _PIECE:
+            self._on_piece(session, decode_piece(prefix.flags, meta), data)
+        elif kind is _ACK:
+            self.engine.acked(node, decode_tag(meta))
+        elif kind is Kind.CREDIT:
+            self.engine.credited(node, decode_tag(meta))
+        elif kind is Kind.OFFER:
+            self._on_offer(session, decode_offer(meta))
+        elif kind is Kind.WANT:
+            self.engine.wanted(node, decode_tag(meta))
+        elif kind is Kind.REFUSE:
+            self.engine.refused(node, decode_tag(meta))
+        elif kind is Kind.PING:
+            self.switchboard.send(session, encode_tag(Kind.PONG, decode_tag(meta)))
 
     # Frames in.
 
@@ -459,7 +466,7 @@ class Reactor:
             case Want(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.WANT, tag))
             case Ack(to, tag):
-                self.switchboard.reply(to, encode_tag(Kind.ACK, tag))
+                self.switchboard.reply(to, encode_tag(Kind.ACK, tag), may_wait=True)
             case Refuse(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.REFUSE, tag))
             case Credit(to, tag):

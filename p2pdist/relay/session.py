@@ -10,14 +10,14 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from p2pdist.core.errors import ProtocolError
 from p2pdist.pki.contexts import explain, peer_identity
 from p2pdist.relay.connection import Connection, ConnectionEnded
-from p2pdist.relay.frames import Kind, PieceFrame, Prefix
+from p2pdist.relay.frames import Kind, PieceFrame
 from p2pdist.relay.handshake import Handshake, NotLeased
 from p2pdist.relay.liveness import Liveness
 from p2pdist.relay.transfer import Outgoing
@@ -28,6 +28,8 @@ HELD_SECONDS = 2.0
 _TLS_RECORD_HANDSHAKE = 0x16
 _MAX_PARTS = 64
 _MAX_HELD = 2
+_IN = select.EPOLLIN
+_IN_AND_OUT = select.EPOLLIN | select.EPOLLOUT
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,10 @@ class Session:
     frozen_at: float | None = None
     held: list[tuple[Kind, bytes]] = field(default_factory=list)
     events: int = 0
+    fd: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fd = self.sock.fileno()
 
     @property
     def secure(self) -> bool:
@@ -86,12 +92,13 @@ class Session:
 
     def wanted_events(self) -> int:
         """What epoll is to wait for."""
+        if self.connection is not None:
+            return _IN_AND_OUT if self.connection.has_output else _IN
         if self.phase is Phase.DIALLING:
             return select.EPOLLOUT
         if self.phase is Phase.ENCRYPTING:
-            return self.events or select.EPOLLIN
-        waiting = self.connection is not None and self.connection.has_output
-        return select.EPOLLIN | (select.EPOLLOUT if waiting else 0)
+            return self.events or _IN
+        return _IN
 
     def advance(self) -> None:
         """Go on with whatever comes before frames; raises `ConnectionEnded` or `ProtocolError`."""
@@ -179,11 +186,6 @@ class Session:
         self.node = self.handshake.peer
         self.phase = Phase.READY
         return True
-
-    def read(self) -> Iterator[tuple[Prefix, memoryview, memoryview]]:
-        """Whole frames that have arrived."""
-        assert self.connection is not None
-        return self.connection.read()
 
     def add_part(self, frame: PieceFrame, data: memoryview, piece_bytes: int) -> tuple[PieceFrame, memoryview] | None:
         """Put a frame to the others of its piece; the first frame and all bytes when that was the last.

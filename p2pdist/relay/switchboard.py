@@ -8,8 +8,7 @@ import ipaddress
 import select
 import socket
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +22,10 @@ from p2pdist.relay.transfer import Outgoing
 from p2pdist.telemetry.logging import get_logger
 
 CLOSE_FROZEN_SECONDS = 2.0
+PATIENCE_SECONDS = 0.03
+"""How long an acknowledgement waits for something to go with."""
 _MAX_STRANGERS = 256
+_HANDSHAKE = (Kind.HELLO, Kind.PROOF)
 log = get_logger("relay")
 
 
@@ -84,8 +86,11 @@ class Switchboard:
         self._links: dict[LinkKey, Link] = {}
         self._sessions: dict[int, Session] = {}
         self._listeners = {sock.fileno(): sock for sock in listeners}
-        self._dirty: OrderedDict[int, Session] = OrderedDict()
+        self._dirty: dict[int, Session] = {}
         self._resting: list[socket.socket] = []
+        self._patient: dict[int, Session] = {}
+        self._hurry_at = 0.0
+        self._received_bytes = 0
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self.peers = 0
         for fd in self._listeners:
@@ -122,7 +127,7 @@ class Switchboard:
             self.reject(session, error)
         else:
             if held:
-                self._dirty[session.sock.fileno()] = session
+                self._dirty[session.fd] = session
 
     def is_kept(self, node: str) -> bool:
         """Whether links to this node are held open: a tracker."""
@@ -130,7 +135,7 @@ class Switchboard:
 
     def is_open(self, session: Session) -> bool:
         """Whether a session still stands, ready for frames."""
-        return session.phase is Phase.READY and self._sessions.get(session.sock.fileno()) is session
+        return session.phase is Phase.READY and self._sessions.get(session.fd) is session
 
     # Sending.
 
@@ -153,7 +158,9 @@ class Switchboard:
 
     def send_along(self, key: LinkKey, item: Outgoing | bytes) -> None:
         """Send to a node when its connection is there; it is lost when none can be had now."""
-        link = self.ensure(key)
+        link = self._links.get(key)
+        if link is None or link.session is None:
+            link = self.ensure(key)
         if link.session is not None:
             self._queue(link.session, item)
         elif link.dialling is not None and not link.is_late(time.monotonic()):
@@ -161,12 +168,18 @@ class Switchboard:
         else:
             self._lost(key)
 
-    def reply(self, node: str, frame: bytes) -> None:
-        """Send a small frame over whatever connection there is; without one, the node has given us up."""
+    def reply(self, node: str, frame: bytes, may_wait: bool = False) -> None:
+        """Send a small frame over whatever connection there is; without one, the node has given us up.
+
+        A frame that `may_wait` leaves with the next that goes the same way, or after `PATIENCE_SECONDS`.
+        """
         for secure in (False, True):
             link = self._links.get(LinkKey(node, secure))
             if link is not None and link.session is not None:
-                self._queue(link.session, frame)
+                if may_wait:
+                    self._queue_patient(link.session, frame)
+                else:
+                    self._queue(link.session, frame)
                 return
 
     def send(self, session: Session, frame: bytes) -> None:
@@ -199,10 +212,28 @@ class Switchboard:
         """Whether a frame that is half sent is read from `fd`."""
         return any(s.connection is not None and s.connection.sends_from(fd) for s in self._sessions.values())
 
-    def flush(self) -> Iterator[None]:
-        """Write what is queued; a step for each connection, after which more may have been queued."""
-        while self._dirty:
-            fd, session = self._dirty.popitem(last=False)
+    def patience(self, now: float, wait: float | None) -> float | None:
+        """How long to wait for events, at most `wait` seconds: until what was left for later has to go."""
+        if not self._patient:
+            return wait
+        left = max(0.0, self._hurry_at - now)
+        return left if wait is None else min(wait, left)
+
+    def take_received(self) -> int:
+        """How many bytes of pieces came since the last call."""
+        received, self._received_bytes = self._received_bytes, 0
+        return received
+
+    def flush(self, now: float) -> bool:
+        """Write what is queued; True when there was something, in whose wake more may be queued."""
+        if self._patient and now >= self._hurry_at:
+            for session in self._patient.values():
+                if session.connection is not None:
+                    session.connection.hurry()
+            self._dirty.update(self._patient)
+            self._patient.clear()
+        dirty, self._dirty = self._dirty, {}
+        for fd, session in dirty.items():
             if self._sessions.get(fd) is not session:
                 continue
             try:
@@ -212,7 +243,14 @@ class Switchboard:
                 self._end(session, str(ended))
             else:
                 self._watch(fd, session)
-            yield
+        return bool(dirty)
+
+    def _queue_patient(self, session: Session, frame: bytes) -> None:
+        assert session.connection is not None
+        session.connection.queue_patient(frame)
+        if not self._patient:
+            self._hurry_at = time.monotonic() + PATIENCE_SECONDS
+        self._patient[session.fd] = session
 
     def _queue(self, session: Session, item: Outgoing | bytes) -> None:
         assert session.connection is not None
@@ -220,7 +258,7 @@ class Switchboard:
             session.connection.queue_control(item)
         else:
             session.connection.queue_piece(item)
-        self._dirty[session.sock.fileno()] = session
+        self._dirty[session.fd] = session
 
     def _watch(self, fd: int, session: Session) -> None:
         wanted = session.wanted_events()
@@ -239,10 +277,11 @@ class Switchboard:
         if session is None:
             return
         try:
-            if session.phase.value < Phase.GREETING.value:
+            if session.connection is None:
                 session.advance()
             elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                for prefix, meta, data in session.read():
+                session.liveness.heard(now)
+                for prefix, meta, data in session.connection.read():
                     self._take(session, prefix, meta, data, now)
                     if self._sessions.get(fd) is not session:
                         return
@@ -269,14 +308,14 @@ class Switchboard:
         self._end(session, str(error))
 
     def _take(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview, now: float) -> None:
-        session.liveness.heard(now)
-        if session.phase is Phase.GREETING:
+        if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
+            self._received_bytes += prefix.data_bytes
+            self._exchange.frame(session, prefix, meta, data)
+        elif session.phase is Phase.GREETING:
             if session.greet(prefix.kind, meta):
                 self._greeted(session, now)
-        elif prefix.kind in (Kind.HELLO, Kind.PROOF):
-            raise ProtocolError(f"a {prefix.kind.name} frame after the handshake")
         else:
-            self._exchange.frame(session, prefix, meta, data)
+            raise ProtocolError(f"a {prefix.kind.name} frame after the handshake")
 
     # Connections.
 
@@ -311,9 +350,9 @@ class Switchboard:
         written = self._exchange.written
         session = Session(sock, phase, deadline, handshake, self._tls, self._buffer, written, node, wants_tls)
         session.liveness.heard(now)
-        self._sessions[sock.fileno()] = session
+        self._sessions[session.fd] = session
         session.events = session.wanted_events()
-        self._epoll.register(sock.fileno(), session.events)
+        self._epoll.register(session.fd, session.events)
         return session
 
     def _dial(self, link: Link, now: float) -> None:
@@ -352,11 +391,12 @@ class Switchboard:
 
     def _end(self, session: Session, reason: str) -> None:
         """Close a connection; what waited for it goes to the heirs."""
-        fd = session.sock.fileno()
+        fd = session.fd
         if self._sessions.get(fd) is not session:
             return
         del self._sessions[fd]
         self._dirty.pop(fd, None)
+        self._patient.pop(fd, None)
         self._epoll.unregister(fd)
         session.close()
         key = LinkKey(session.node or session.dialled_node or "", session.secure or session.wants_tls)

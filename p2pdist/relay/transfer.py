@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.core.pieces import PieceLayout, piece_hash
-from p2pdist.pki.vouch import BlobContext, Verifier, Vouch
+from p2pdist.pki.vouch import BlobContext, Verifier
 from p2pdist.relay.engine import Push
 from p2pdist.relay.frames import MAX_DATA_BYTES, PieceFrame
 from p2pdist.relay.spans import DEFAULT_FAN
@@ -91,6 +91,10 @@ class Transfer:
     counts: Counts = field(default_factory=Counts)
     deals: bool = False
     fills: set[int] = field(default_factory=set)
+    context: BlobContext = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.context = self.spec.context
 
     @classmethod
     def begin(cls, spec: TransferSpec) -> "Transfer":
@@ -108,10 +112,9 @@ class Transfer:
 
     def check_part(self, frame: PieceFrame, data_bytes: int) -> None:
         """Raise `ProtocolError` when a frame doesn't fit the layout."""
-        layout = self.spec.layout
-        if not 0 <= frame.piece < layout.count:
-            raise ProtocolError(f"piece {frame.piece} of {self.spec.digest}, which has {layout.count}")
-        if frame.offset + data_bytes > layout.length(frame.piece) or frame.offset % MAX_DATA_BYTES:
+        if frame.piece >= len(self.vouches):
+            raise ProtocolError(f"piece {frame.piece} of {self.spec.digest}, which has {len(self.vouches)}")
+        if frame.offset + data_bytes > self.spec.layout.length(frame.piece) or frame.offset % MAX_DATA_BYTES:
             raise ProtocolError(f"bytes {frame.offset}+{data_bytes} of piece {frame.piece} of {self.spec.digest}")
 
     def accept(self, verifier: Verifier, frame: PieceFrame, data: memoryview | bytearray) -> bool:
@@ -124,7 +127,7 @@ class Transfer:
         if self.vouches[index] is not None:
             self.counts.duplicate_bytes += len(data)
             return False
-        verifier.check(self.spec.context, index, frame.hash, Vouch.decode(frame.vouch))
+        verifier.check_encoded(self.context, index, frame.hash, frame.vouch)
         if piece_hash(self.spec.layout, data) != frame.hash:
             raise ProtocolError(f"piece {index} of {self.spec.digest} has other bytes than its hash says")
         new = self.spec.file.write_piece(index, data)
@@ -141,7 +144,7 @@ class Transfer:
         """
         if index in self or not self.spec.file.has(index):
             return
-        verifier.check(self.spec.context, index, hash_, Vouch.decode(vouch))
+        verifier.check_encoded(self.context, index, hash_, vouch)
         layout = self.spec.layout
         if piece_hash(layout, os.pread(self.fd, layout.length(index), layout.offset(index))) == hash_:
             self.hashes[index], self.vouches[index] = hash_, vouch
@@ -163,16 +166,6 @@ class Transfer:
     def outgoing(self, push: Push) -> Outgoing:
         """The piece that a push is about, with its proofs."""
         hash_, vouch = self.proofs(push.index)
-        frame = PieceFrame(
-            push.generation,
-            push.epoch,
-            push.index,
-            0,
-            push.root,
-            push.span,
-            push.tag,
-            push.offered,
-            hash_,
-            vouch,
-        )
+        generation, index, tag = push.generation, push.index, push.tag
+        frame = PieceFrame(generation, push.epoch, index, 0, push.root, push.span, tag, push.offered, hash_, vouch)
         return Outgoing(self, frame, push.to)

@@ -67,14 +67,18 @@ class SharedFile:
     @contextmanager
     def held(self) -> Iterator[int]:
         """The descriptor, open for as long as the block lasts; raises `BlobDiscarded` when it was closed before."""
-        with self._lock:
-            if not self._holders:
-                raise BlobDiscarded(f"{self.path} was closed by the one who wrote it; begin the blob again")
-            self._holders += 1
+        self.hold()
         try:
             yield self.fd
         finally:
             self.release()
+
+    def hold(self) -> None:
+        """One holder more, who must `release`; raises `BlobDiscarded` when it was closed before."""
+        with self._lock:
+            if not self._holders:
+                raise BlobDiscarded(f"{self.path} was closed by the one who wrote it; begin the blob again")
+            self._holders += 1
 
     def release(self) -> None:
         """One holder lets go."""
@@ -169,7 +173,9 @@ def _fsync_and_close(fd: int, path: Path) -> None:
 
 def write_all(fd: int, data: memoryview, offset: int, path: Path) -> None:
     """All of `data` at `offset`; a full disk may take a part before it refuses."""
-    with os_errors(f"write {data.nbytes} bytes at {offset} to", path):
+    try:
         while data:
             written = os.pwrite(fd, data, offset)
             data, offset = data[written:], offset + written
+    except OSError as error:
+        raise store_error(error, f"write {data.nbytes} bytes at {offset} to", path) from error

@@ -142,11 +142,14 @@ class PartialBlob:
             raise InvalidInput(
                 f"{view.nbytes} bytes for piece {index} of {self.digest}, which has {self.layout.length(index)}"
             )
-        if self.has(index):
+        if index in self._pieces:
             return False
-        with self._file.held() as fd:
-            write_all(fd, view, self.layout.offset(index), self.path)
+        self._file.hold()
+        try:
+            write_all(self._file.fd, view, self.layout.offset(index), self.path)
             return self.mark_piece(index)
+        finally:
+            self._file.release()
 
     def mark_piece(self, index: int) -> bool:
         """Piece `index` was written to `path` by somebody else and can be read there now; False when it was there.

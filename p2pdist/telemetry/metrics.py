@@ -171,6 +171,10 @@ class AgentMetrics:
             "received_bytes", "Verified bytes of pieces that were new, by where they came from.", source=ByteSource
         )
         self.redundant_bytes = on.counter("redundant_bytes", "Bytes of pieces that were there already.")
+        self.ahead_bytes = on.counter("ahead_bytes", "Bytes of layers that were got before anybody asked for them.")
+        self.ahead_asked_bytes = on.counter(
+            "ahead_asked_bytes", "Of the bytes that were got ahead, those that somebody asked for then."
+        )
         self.sent_bytes = on.counter("sent_bytes", "Bytes of blobs sent, by where to.", sink=ByteSink)
         self.bad_pieces = on.counter("bad_pieces", "Pieces that were refused.", reason=BadPiece)
         self.takeovers = on.counter("takeovers", "Spans that were handed to an heir because a member broke or stalled.")

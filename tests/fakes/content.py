@@ -71,7 +71,8 @@ class FakeContent:
         self._manifests: dict[tuple[str, str, str], ManifestContent] = {}
         self._blobs: dict[tuple[str, str, Digest], FakeBlob] = {}
         self.errors: dict[str, Exception] = {}
-        self.asked: list[str] = []
+        self.requests: list[str] = []
+        self.taken: list[tuple[Digest, bool]] = []
 
     def close(self) -> None:
         for blob in self._blobs.values():
@@ -113,6 +114,9 @@ class FakeContent:
         finally:
             blob.readers -= 1
 
+    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+        self.taken.append((digest, whole))
+
     async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
         return (await self._find(upstream, repository, digest)).size_bytes
 
@@ -124,7 +128,7 @@ class FakeContent:
         return found
 
     async def _ask(self, what: str, reference: str) -> None:
-        self.asked.append(what)
+        self.requests.append(what)
         await trio.lowlevel.checkpoint()
         if reference in self.errors:
             raise self.errors[reference]

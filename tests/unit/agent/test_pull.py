@@ -472,6 +472,29 @@ async def test_manifests_are_checked_and_kept(root: Path) -> None:
         assert isinstance(got[-1], DigestInvalid)
 
 
+async def test_layers_that_follow_are_begun_before_they_are_asked_for(root: Path) -> None:
+    layers = [Blob(PIECE_BYTES, seed) for seed in range(3)]
+    body = image_manifest(*(layer.data for layer in layers))
+    digest = Digest.of(body)
+    async with running(root) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.library.manifest, UPSTREAM, REPOSITORY, Tag("1"))
+        wanted = await bench.line.next(ManifestWanted)
+        await bench.line.say(ManifestIs(wanted.id, str(digest), MANIFEST_TYPE, body, False))
+        await bench.until(lambda: bench.store.manifest(digest) is not None)
+        bench.library.asked(UPSTREAM, REPOSITORY, layers[1].digest, whole=False)
+        assert not bench.library.pulls
+        bench.library.asked(UPSTREAM, REPOSITORY, layers[1].digest, whole=True)
+        assert [pull.wanted.digest for pull in bench.library.pulls] == [layers[2].digest]
+        assert bench.value("ahead_bytes_total") == PIECE_BYTES
+        assert bench.value("ahead_asked_bytes_total") == 0
+        await relayed(bench, layers[2])
+        bench.dealer.deal(layers[2], [0])
+        await bench.until(lambda: bench.store.has(layers[2].digest))
+        bench.library.asked(UPSTREAM, REPOSITORY, layers[2].digest, whole=True)
+        assert bench.value("ahead_asked_bytes_total") == PIECE_BYTES
+        assert not bench.library.pulls
+
+
 async def test_blobs_that_outlived_a_crash_are_verified_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blob = Blob(PIECE_BYTES)
     async with running(root) as bench:

@@ -94,7 +94,7 @@ async def test_the_upstream_comes_from_the_request(bench: Bench) -> None:
             "/v2/app/manifests/1",
         ):
             assert codes(await client.get(target)) == ["MANIFEST_UNKNOWN"]
-    assert bench.content.asked == ["localhost:5000 app 1"] * 4 + ["docker.io library/app 1"]
+    assert bench.content.requests == ["localhost:5000 app 1"] * 4 + ["docker.io library/app 1"]
 
 
 async def test_only_configured_upstreams_are_asked(bench: Bench) -> None:
@@ -102,7 +102,7 @@ async def test_only_configured_upstreams_are_asked(bench: Bench) -> None:
         answer = await client.get("/v2/app/manifests/1?ns=ghcr.io")
         assert (answer.status, codes(answer)) == (404, ["NAME_UNKNOWN"])
         assert "ghcr.io" in answer.body.decode()
-    assert bench.content.asked == []
+    assert bench.content.requests == []
 
 
 async def test_accept_lines_are_one_list_and_decide(bench: Bench) -> None:
@@ -209,6 +209,7 @@ async def test_one_range_is_answered_with_that_part(bench: Bench, field: str, st
         assert answer.headers["content-length"] == str(end - start)
         assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1000000"
         assert answer.headers["docker-content-digest"] == str(DIGEST)
+    assert bench.content.taken == [(DIGEST, False)]
 
 
 async def test_ranges_that_cant_be_satisfied_and_ranges_that_are_ignored(bench: Bench) -> None:
@@ -221,6 +222,7 @@ async def test_ranges_that_cant_be_satisfied_and_ranges_that_are_ignored(bench: 
         for lines in ([several], ["Range: lines=1-2"], ["Range: bytes=0-5", 'If-Range: "other"']):
             answer = await client.get(BLOB, *lines)
             assert (answer.status, len(answer.body)) == (200, 1_000_000)
+    assert bench.content.taken == [(DIGEST, True)] * 3
 
 
 async def test_bytes_leave_while_the_rest_is_still_to_come(bench: Bench) -> None:

@@ -56,6 +56,7 @@ def test_every_piece_of_every_batch_holds(first: int, count: int) -> None:
         assert Vouch.decode(encoded) == vouch
         assert Vouch.decode(memoryview(bytearray(encoded))) == vouch
         verifier.check(CONTEXT, first + number, hashes[number], vouch)
+        verifier.check_encoded(CONTEXT, first + number, hashes[number], encoded)
 
 
 def test_single_piece_has_no_path() -> None:
@@ -156,7 +157,7 @@ def test_inner_node_does_not_pass_for_a_piece() -> None:
 def test_garbage_is_refused(garbage: bytes) -> None:
     verifier = _verifier()
     with pytest.raises(ProtocolError):
-        verifier.check(CONTEXT, 0, bytes(32), Vouch.decode(garbage))
+        verifier.check_encoded(CONTEXT, 0, bytes(32), garbage)
 
 
 @settings(deadline=None)

@@ -1,0 +1,42 @@
+"""How long bytes may gather; the clock is a number."""
+
+import pytest
+
+from p2pdist.relay.pacing import FLOOR_BYTES, GATHER_BYTES, MAX_REST_SECONDS, MEMORY_SECONDS, Pace
+
+PIECE_BYTES = 32 * 1024
+
+
+def rest_after(pace: Pace, bytes_per_second: float, seconds: float, since: float = 0.0) -> float:
+    """The last rest of a node that was fed at this rate, piece by piece."""
+    step, rest = PIECE_BYTES / bytes_per_second, 0.0
+    for number in range(1, int(seconds / step) + 1):
+        rest = pace.rest_seconds(since + number * step, PIECE_BYTES)
+    return rest
+
+
+def test_the_first_pieces_are_taken_at_once() -> None:
+    pace = Pace()
+    for number in range(FLOOR_BYTES // PIECE_BYTES - 1):
+        assert pace.rest_seconds(0.001 * number, PIECE_BYTES) == 0.0
+
+
+@pytest.mark.parametrize("bytes_per_second", [5e6, 10e6])
+def test_who_is_fed_steadily_rests(bytes_per_second: float) -> None:
+    assert rest_after(Pace(), bytes_per_second, 1.0) == pytest.approx(MAX_REST_SECONDS, rel=0.2)
+
+
+def test_rests_are_shorter_where_more_comes() -> None:
+    rest = rest_after(Pace(), 60e6, 1.0)
+    assert rest == pytest.approx(GATHER_BYTES / 60e6, rel=0.1)
+
+
+@pytest.mark.parametrize("bytes_per_second", [5e5, 500e6])
+def test_nobody_rests_for_little_nor_where_a_rest_would_cost_speed(bytes_per_second: float) -> None:
+    assert rest_after(Pace(), bytes_per_second, 1.0) == 0.0
+
+
+def test_what_came_long_ago_is_forgotten() -> None:
+    pace = Pace()
+    assert rest_after(pace, 10e6, 1.0) > 0.0
+    assert pace.rest_seconds(1.0 + 10 * MEMORY_SECONDS, PIECE_BYTES) == 0.0
