@@ -159,13 +159,16 @@ class Pull(Arrival):
 
     async def _hash_ahead(self) -> None:
         """Hash what has come without a gap, so that little is left when the last piece comes."""
-        hashed = 0
-        while True:
-            partial = self.partial
-            if partial is not None and partial.contiguous_bytes - hashed >= HASH_AHEAD_BYTES:
-                with suppress(P2PDistError):
-                    hashed = await trio.to_thread.run_sync(partial.hash_prefix)
-            await self.wait_a_moment()
+        while self.partial is None:
+            await self.news.wait()
+        partial, hashed = self.partial, 0
+        with suppress(P2PDistError):
+            while hashed < partial.layout.size_bytes:
+                goal = min(hashed + HASH_AHEAD_BYTES, partial.layout.size_bytes)
+                with self.reading(hashed, goal):
+                    while partial.contiguous_bytes < goal:
+                        await self.progress.wait()
+                hashed = await trio.to_thread.run_sync(partial.hash_prefix)
 
     # The end.
 

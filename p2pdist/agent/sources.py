@@ -15,6 +15,7 @@ from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, P
 from p2pdist.core.pieces import PieceSet
 
 OVERDUE_SECONDS = 1.0
+OVERDUE_PIECE_TIMES = 4
 GAP_SECONDS = 10.0
 GAP_PIECE_TIMES = 512
 ORPHAN_SECONDS = 3.0
@@ -61,6 +62,11 @@ class Progress:
     piece_seconds: float = 0.0
 
     @property
+    def patience_seconds(self) -> float:
+        """How long nothing may come although something should: a few times what large pieces take on a slow link."""
+        return max(OVERDUE_SECONDS, OVERDUE_PIECE_TIMES * self.piece_seconds)
+
+    @property
     def gap_seconds(self) -> float:
         """How long a piece may be missing while others come: queues before a slow link are hundreds of pieces long."""
         return GAP_SECONDS + GAP_PIECE_TIMES * self.piece_seconds
@@ -77,7 +83,7 @@ def judge(progress: Progress) -> Verdict:
     if progress.idle_seconds >= STALLED_SECONDS:
         return Verdict.RESCUE
     if (
-        min(progress.overdue_seconds, progress.idle_seconds) < OVERDUE_SECONDS
+        min(progress.overdue_seconds, progress.idle_seconds) < progress.patience_seconds
         and progress.overdue_seconds < progress.gap_seconds
     ):
         return Verdict.WAIT

@@ -13,7 +13,8 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import StoreError
 from p2pdist.store.errors import os_errors
 
-_READ_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
+"""What a core's own cache holds while it is hashed."""
 
 
 class PrefixHasher:

@@ -80,7 +80,7 @@ class Share:
 class Generation:
     """The tracker's view of one distribution of a blob.
 
-    `holders` are agents that had the blob before and deal it; without them the tracker does.
+    `holders` are agents that had the blob before and deal it; where it is never `by_holders`, the tracker does.
     """
 
     number: int
@@ -94,6 +94,7 @@ class Generation:
     by_offer: bool = False
     home: str = ""
     holders: set[str] = field(default_factory=set)
+    by_holders: bool = False
     stage: Stage = Stage.DEALING
     members: set[str] = field(default_factory=set)
     guests: set[str] = field(default_factory=set)
@@ -113,7 +114,7 @@ class Generation:
     _back: set[str] = field(default_factory=set)
     _came: dict[str, int] = field(default_factory=dict)
     _zones: dict[str, str] = field(default_factory=dict)
-    _arrivals: dict[int, dict[str, PieceSet]] = field(default_factory=dict)
+    _arrivals: dict[int, tuple[str, dict[str, PieceSet]]] = field(default_factory=dict)
     _asked: dict[str, Counter[int]] = field(default_factory=dict)
     _orders: defaultdict[str, list[Order]] = field(default_factory=lambda: defaultdict(list))
 
@@ -129,6 +130,7 @@ class Generation:
 
     def add_holder(self, node: str, zone: str = "") -> None:
         """`node` has the blob and deals it."""
+        self.by_holders = True
         self.holders.add(node)
         self._zones[node] = zone
 
@@ -178,8 +180,8 @@ class Generation:
         return len(self._whole()) >= HOLDERS_FOR_A_GUEST * wanting
 
     def is_dealt_by(self, node: str, epoch: int) -> bool:
-        """Whether `node` is the dealer of this epoch."""
-        return any(share.ring.dealer == node and share.ring.epoch == epoch for share in self.shares.values())
+        """Whether `node` is the dealer of this epoch, and hasn't begun it yet; there may be newer ones."""
+        return epoch in self._arrivals and self._arrivals[epoch][0] == node
 
     def is_being_filled(self, node: str) -> bool:
         """Whether `node` came when pieces had been dealt already, and may still be short of them."""
@@ -243,7 +245,7 @@ class Generation:
 
         Where nothing is left to say, `handed_over` goes on when the tracker has said what it had dealt.
         """
-        if self.holders or self.home not in zones:
+        if self.by_holders or self.home not in zones:
             return []
         ended = [
             share
@@ -282,13 +284,13 @@ class Generation:
             return []
         for share in shares:
             share.ring = self._zone_ring(zone, share.ring.dealer)
-            self._arrivals[share.ring.epoch] = arrivals
+            self._arrivals[share.ring.epoch] = (share.ring.dealer, arrivals)
         return shares
 
     def _dealt_by(self, zone: str) -> list[tuple[str, PieceSet | None]]:
         """Who deals to a zone, and what: the tracker everything, or some holders or members their stripes."""
-        if self.holders:
-            return self._stripes(self._near(self.holders, zone), range(self.layout.count))
+        if self.by_holders:
+            return self._stripes(self._near(self._whole(), zone), range(self.layout.count))
         if zone == self.home or not self._at_home():
             return [(self.tracker, None)]
         return self._stripes(self._at_home(), range(self.layout.count))
@@ -318,7 +320,7 @@ class Generation:
 
     def began(self, epoch: int, dealt: Iterable[int]) -> list[Order]:
         """The fills that the newcomers of `epoch` need, given what was dealt before it."""
-        arrivals = self._arrivals.pop(epoch, {})
+        _, arrivals = self._arrivals.pop(epoch, ("", {}))
         return self._fill_each(arrivals, set(dealt)) if arrivals else []
 
     def invite(self) -> list[Order]:
@@ -370,7 +372,7 @@ class Generation:
         for share in [share for share in self.shares.values() if share.ring.dealer == node]:
             del self.shares[share.number]
             able = self._near(self._whole() - {node}, share.zone)
-            if not able and not self.holders:
+            if not able and not self.by_holders:
                 able = self._at_home() - {node} or {self.tracker}
             if able:
                 heir = self._share(share.zone, self.rng.choice(sorted(able)), share.pieces, by_offer=True)

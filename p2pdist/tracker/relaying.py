@@ -187,11 +187,11 @@ class Relaying:
     def silent(self, agent: Agent, node: str) -> None:
         """An agent misses a sign of life of `node`; when we do too, relays go on without it."""
         if self._fleet.get(node) is not None and node not in self._probes and not self.is_silent(node):
-            self._nursery.start_soon(self._probe, agent, node)
+            self._probes[node] = trio.Event()
+            self._nursery.start_soon(self._probe, agent, node, self._probes[node])
 
-    async def _probe(self, agent: Agent, node: str) -> None:
+    async def _probe(self, agent: Agent, node: str, heard: trio.Event) -> None:
         """Ask for a sign of life: what an agent misses may be the fault of a link between two, or of a queue."""
-        heard = self._probes[node] = trio.Event()
         self._say(node, Probe())
         with trio.move_on_after(PROBE_SECONDS):
             await heard.wait()

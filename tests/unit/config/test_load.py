@@ -178,10 +178,10 @@ def test_where_a_tracker_stands_and_what_it_deals_a_copy_to(tmp_path: Path) -> N
     upstream = '[[upstream]]\nname = "docker.io"\n'
     path.write_text(upstream)
     config = load_tracker(path, environ={}).config
-    assert (config.zone, config.relay.copy_per) == (None, "region")
-    path.write_text('zone = "eu/a/r1"\n[relay]\ncopy_per = "rack"\n' + upstream)
+    assert (config.relay.zone, config.relay.copy_per) == (None, "region")
+    path.write_text('[relay]\nzone = "eu/a/r1"\ncopy_per = "rack"\n' + upstream)
     config = load_tracker(path, environ={}).config
-    assert (config.zone, config.relay.copy_per) == ("eu/a/r1", "rack")
+    assert (config.relay.zone, config.relay.copy_per) == ("eu/a/r1", "rack")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ class Host:
         self._port = port
         self._context = context
         self._arrived = trio.Event()
+        self._speaking = trio.Lock()
         self.messages: list[Any] = []
         self.ended = trio.Event()
         self.greeting: Greeting | None = None
@@ -167,7 +168,8 @@ class Host:
         self._arrived = trio.Event()
 
     async def say(self, *messages: Message) -> None:
-        await self.channel.send(*messages)
+        async with self._speaking:
+            await self.channel.send(*messages)
 
     async def expect(self, kind: type[M], where: Callable[[M], bool] = lambda _: True) -> M:
         """The next message of this kind; it is taken out."""

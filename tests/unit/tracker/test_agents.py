@@ -63,6 +63,7 @@ class Running:
             at = 0
             while at < view.size_bytes:
                 at = await view.available(at)
+        await until(lambda: self._store.has(DIGEST))
         with self._store.committed(DIGEST) as blob:
             return os.pread(blob.fd, blob.size_bytes + 1, 0)
 

@@ -422,3 +422,13 @@ def test_a_silent_member_deals_nothing() -> None:
     one.dealer_gone("a")
     assert dealers(one.lacking("b", [1])) == {TRACKER}
     assert dealers(epoch(one, "c", dealt=(0,))) == {"b"}
+
+
+def test_the_last_holders_share_is_not_given_to_a_member_that_lacks_it() -> None:
+    one = generation()
+    one.add_holder("h0")
+    join(one, "a")
+    next_epoch(one)
+    shares, _ = one.dealer_gone("h0")
+    assert {share.ring.dealer for share in shares} <= {TRACKER}
+    assert dealers(one.lacking("a", [0])) == {TRACKER}
