@@ -232,9 +232,12 @@ class Run:
 
 def _refuse_unmodelled(scenario: Scenario) -> None:
     """Raise `InvalidInput` for what the model can't say anything about."""
+    hosts = {host for group in scenario.hosts for host in group.hosts}
     for event in scenario.event:
         if event.target in (TRACKER, ORIGIN) or event.action == "restart":
             raise InvalidInput(f"event: the model can't {event.action} {event.target}; emulate that")
+        if event.target not in hosts:
+            raise InvalidInput(f"event: there is no {event.target} among {len(hosts)} hosts; give more with --hosts")
 
 
 def run(scenario: Scenario, options: Options) -> Outcome:

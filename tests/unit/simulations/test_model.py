@@ -150,6 +150,8 @@ def test_scaling_keeps_the_shares_of_groups() -> None:
 def test_what_cannot_be_modelled_is_refused() -> None:
     with pytest.raises(InvalidInput, match="kill tracker"):
         run(scenario(2, "1MiB", 40, more=happens(1.0, "tracker", "kill")), Options())
+    with pytest.raises(InvalidInput, match="no host-9 among 5 hosts"):
+        run(scenario(10, "1MiB", 40, more=happens(1.0, "host-9", "kill")), Options(hosts=5))
     with pytest.raises(InvalidInput, match="--hosts"):
         run(scenario(2, "1MiB", 40), Options(hosts=0))
 
