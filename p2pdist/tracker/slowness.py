@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import log
 
 WITNESSES = 2
+MOST_WITNESSES = 4
 WITNESS_SECONDS = 5.0
 SLOW_SECONDS = 600.0
 MOST_LEAVES = 1 / 3
@@ -18,10 +19,13 @@ PARENTS_A_WITNESS = 3
 
 
 def witnesses_needed(members: int, fan: int) -> int:
-    """How many must agree in a relay of so many members: a third of the parents that a member has, about."""
+    """How many must agree in a relay of so many members: a third of the parents that a member has, about, but few.
+
+    Most of a member's pieces come from its few nearest parents, so no more than these notice that it is slow.
+    """
     if members < SMALL_FLEET:
         return 1
-    return max(WITNESSES, round(fan * log(members, fan) / PARENTS_A_WITNESS))
+    return min(MOST_WITNESSES, max(WITNESSES, round(fan * log(members, fan) / PARENTS_A_WITNESS)))
 
 
 class Slowness:
