@@ -42,7 +42,7 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
                 clock.overdue_seconds(now),
                 now - lacking_at if lacking_at is not None else None,
                 lacking_tries,
-                piece_seconds=clock.piece_seconds(layout.piece_bytes, now),
+                piece_seconds=clock.piece_seconds(layout.piece_bytes),
             )
         )
         if verdict is Verdict.SAY_LACKING:

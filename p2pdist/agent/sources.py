@@ -151,14 +151,11 @@ class Clock:
             self._overdue_since = now
         self._gap_at = contiguous_bytes
 
-    def piece_seconds(self, piece_bytes: int, now: float) -> float:
-        """How long a piece has taken on average; 0 before any came."""
+    def piece_seconds(self, piece_bytes: int) -> float:
+        """How long a piece has taken on average while pieces came; 0 before any did."""
         began_bytes, began = self._began
-        return (
-            (now - began) * piece_bytes / (self._present_bytes - began_bytes)
-            if self._present_bytes > began_bytes
-            else 0.0
-        )
+        came_bytes = self._present_bytes - began_bytes
+        return (self._moved_at - began) * piece_bytes / came_bytes if came_bytes > 0 else 0.0
 
     def idle_seconds(self, now: float) -> float:
         """How long ago anything came."""

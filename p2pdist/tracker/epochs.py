@@ -79,13 +79,13 @@ class Epochs:
         self._on_hopeless = on_hopeless
         self.slowness = Slowness()
 
-    def plan(self, live: Live, least_seconds: float = JOIN_WINDOW_SECONDS) -> None:
+    def plan(self, live: Live, least_seconds: float = 0.0) -> None:
         """Make an epoch soon. Joins that come together share it, for longer the more members must hear of it."""
         if not live.epoch_planned:
             live.epoch_planned = True
             generation = live.generation
             members = 0 if generation.newcomers_are_guests else len(generation.members)
-            window = max(least_seconds, JOIN_WINDOW_SECONDS_A_MEMBER * members)
+            window = max(least_seconds, JOIN_WINDOW_SECONDS, JOIN_WINDOW_SECONDS_A_MEMBER * members)
             self._with.nursery.start_soon(self._make_soon, live, window)
 
     async def _make_soon(self, live: Live, seconds: float) -> None:

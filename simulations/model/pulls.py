@@ -165,7 +165,7 @@ class Pulls:
                 clock.overdue_seconds(now),
                 ago,
                 pull.lacking_tries,
-                piece_seconds=clock.piece_seconds(piece_bytes, now),
+                piece_seconds=clock.piece_seconds(piece_bytes),
             )
         )
         if verdict is Verdict.SAY_LACKING:
