@@ -173,14 +173,14 @@ class Switchboard:
 
         A frame that `may_wait` leaves with the next that goes the same way, or after `PATIENCE_SECONDS`.
         """
-        for secure in (False, True):
-            link = self._links.get(LinkKey(node, secure))
-            if link is not None and link.session is not None:
-                if may_wait:
-                    self._queue_patient(link.session, frame)
-                else:
-                    self._queue(link.session, frame)
-                return
+        link = self._links.get(LinkKey(node, False))
+        if link is None or link.session is None:
+            link = self._links.get(LinkKey(node, True))
+        if link is not None and link.session is not None:
+            if may_wait:
+                self._queue_patient(link.session, frame)
+            else:
+                self._queue(link.session, frame)
 
     def send(self, session: Session, frame: bytes) -> None:
         """Send a small frame on a connection, if it still stands."""
@@ -282,7 +282,11 @@ class Switchboard:
             elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 session.liveness.heard(now)
                 for prefix, meta, data in session.connection.read():
-                    self._take(session, prefix, meta, data, now)
+                    if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
+                        self._received_bytes += prefix.data_bytes
+                        self._exchange.frame(session, prefix, meta, data)
+                    else:
+                        self._shake_hands(session, prefix, meta, now)
                     if self._sessions.get(fd) is not session:
                         return
                 if mask & select.EPOLLHUP and not mask & select.EPOLLIN:
@@ -307,11 +311,8 @@ class Switchboard:
         self._exchange.rejected(session.node, address, str(error))
         self._end(session, str(error))
 
-    def _take(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview, now: float) -> None:
-        if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
-            self._received_bytes += prefix.data_bytes
-            self._exchange.frame(session, prefix, meta, data)
-        elif session.phase is Phase.GREETING:
+    def _shake_hands(self, session: Session, prefix: Prefix, meta: memoryview, now: float) -> None:
+        if session.phase is Phase.GREETING:
             if session.greet(prefix.kind, meta):
                 self._greeted(session, now)
         else:
