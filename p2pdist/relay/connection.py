@@ -63,6 +63,7 @@ class Connection:
         self._body: tuple[int, int, int] | None = None
         self._leaving: Outgoing | None = None
         self.sent_bytes = 0
+        self.received_bytes = 0
 
     # Reading.
 
@@ -81,6 +82,7 @@ class Connection:
             if received is None:
                 return
             budget -= received
+            self.received_bytes += received
             start, end, missing = 0, begun + received, 1
             while end - start >= PREFIX_BYTES:
                 prefix = read_prefix(buffer, start)

@@ -132,7 +132,7 @@ class Reactor:
 
     def _rest(self, now: float) -> None:
         """Let bytes gather, if they come steadily; commands come through meanwhile."""
-        rest_seconds = self._pace.rest_seconds(now, self.switchboard.take_received())
+        rest_seconds = self._pace.rest_seconds(now, *self.switchboard.take_received())
         if rest_seconds:
             self._resting.poll(rest_seconds * 1000)
 

@@ -90,7 +90,7 @@ class Switchboard:
         self._resting: list[socket.socket] = []
         self._patient: dict[int, Session] = {}
         self._hurry_at = 0.0
-        self._received_bytes = 0
+        self._received_bytes = self._most_bytes = 0
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self.peers = 0
         for fd in self._listeners:
@@ -219,9 +219,10 @@ class Switchboard:
         left = max(0.0, self._hurry_at - now)
         return left if wait is None else min(wait, left)
 
-    def take_received(self) -> int:
-        """How many bytes of pieces came since the last call."""
-        received, self._received_bytes = self._received_bytes, 0
+    def take_received(self) -> tuple[int, int]:
+        """How many bytes came since the last call, and the most that came over one connection at once."""
+        received = self._received_bytes, self._most_bytes
+        self._received_bytes = self._most_bytes = 0
         return received
 
     def flush(self, now: float) -> bool:
@@ -281,14 +282,17 @@ class Switchboard:
                 session.advance()
             elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 session.liveness.heard(now)
+                before = session.connection.received_bytes
                 for prefix, meta, data in session.connection.read():
                     if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
-                        self._received_bytes += prefix.data_bytes
                         self._exchange.frame(session, prefix, meta, data)
                     else:
                         self._shake_hands(session, prefix, meta, now)
                     if self._sessions.get(fd) is not session:
                         return
+                received = session.connection.received_bytes - before
+                self._received_bytes += received
+                self._most_bytes = max(self._most_bytes, received)
                 if mask & select.EPOLLHUP and not mask & select.EPOLLIN:
                     raise ConnectionEnded("hung up")
             self._dirty[fd] = session
