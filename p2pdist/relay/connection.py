@@ -64,6 +64,7 @@ class Connection:
         self._leaving: Outgoing | None = None
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.queued_pieces = 0
 
     # Reading.
 
@@ -134,6 +135,7 @@ class Connection:
 
     def queue_piece(self, outgoing: Outgoing) -> None:
         """Send a piece when its blob's turn comes."""
+        self.queued_pieces += 1
         self._lanes.setdefault(outgoing.frame.generation, deque()).append((outgoing, 0))
 
     def take_queued(self, generations: Collection[int] | None = None) -> list[Outgoing]:

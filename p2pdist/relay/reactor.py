@@ -158,7 +158,7 @@ class Reactor:
     def _tick(self, now: float) -> None:
         self.switchboard.tick(now, busy=bool(self._transfers))
         self.engine.tick()
-        for node in self._lag.tick(self.switchboard.waiting_pieces()):
+        for node in self._lag.tick(self.switchboard.queues()):
             self._notify(PeerLags(node))
         for parked in self._parking.expired(now):
             self._refuse(parked)

@@ -17,6 +17,7 @@ Trees that differ per piece: SplitStream (Castro et al. 2003); two-hop scatter r
 2006).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Ring:
     named twice, when there are too many, and for leaves without a ring.
     """
 
-    __slots__ = ("_leaves", "_ranks", "dealer", "epoch", "leaves", "members")
+    __slots__ = ("_leaves", "_leaves_from", "_ranks", "_turns", "dealer", "epoch", "leaves", "members")
 
     def __init__(self, epoch: int, members: Iterable[str], dealer: str, leaves: Iterable[str] = ()) -> None:
         self.epoch = epoch
@@ -102,6 +103,10 @@ class Ring:
             raise InvalidInput(f"epoch {epoch} names a member twice or has more than {MAX_MEMBERS} members")
         if self.leaves and not self.members:
             raise InvalidInput(f"epoch {epoch} has leaves and no ring")
+        self._turns = self._count_turns()
+        self._leaves_from: defaultdict[int, list[str]] = defaultdict(list)
+        for number, node in enumerate(self.leaves):
+            self._leaves_from[number * self._turns % len(self.members)].append(node)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -134,8 +139,9 @@ class Ring:
 
     def leaves_of(self, node: str, root: int) -> list[str]:
         """The leaves that `node` passes a piece of this root on to."""
-        rank = self._ranks[node]
-        return [leaf for number, leaf in enumerate(self.leaves) if self._server(number, root) == rank]
+        if not self.leaves:
+            return []
+        return self._leaves_from.get((self._ranks[node] - root % self._turns) % len(self.members), [])
 
     def children_of(self, node: str, fan: int) -> list[str]:
         """Every member that `node` may have to send to, for any root."""
@@ -145,12 +151,16 @@ class Ring:
         inner = [self.at(rank + offset) for offset in child_offsets(len(self.members), fan)]
         return inner + [leaf for number, leaf in enumerate(self.leaves) if rank in self._servers(number)]
 
-    def _servers(self, leaf: int) -> list[int]:
-        """The ranks that serve the leaf with this number, by turns; many, where leaves are few."""
+    def _count_turns(self) -> int:
+        """How many members serve a leaf, by turns; many where leaves are few: uplinks are full anyhow."""
+        if not self.leaves:
+            return 0
         fair = min(MOST_LEAF_SERVERS, len(self.members) // len(self.leaves))
-        count = min(max(LEAF_SERVERS, fair), len(self.members))
-        return [(leaf * count + turn) % len(self.members) for turn in range(count)]
+        return min(max(LEAF_SERVERS, fair), len(self.members))
+
+    def _servers(self, leaf: int) -> list[int]:
+        """The ranks that serve the leaf with this number, by turns."""
+        return [(leaf * self._turns + turn) % len(self.members) for turn in range(self._turns)]
 
     def _server(self, leaf: int, root: int) -> int:
-        servers = self._servers(leaf)
-        return servers[root % len(servers)]
+        return (leaf * self._turns + root % self._turns) % len(self.members)

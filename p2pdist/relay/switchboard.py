@@ -16,6 +16,7 @@ from p2pdist.core.errors import P2PDistError, ProtocolError
 from p2pdist.relay.connection import BUFFER_BYTES, Connection, ConnectionEnded
 from p2pdist.relay.frames import Kind, Prefix, encode_tag
 from p2pdist.relay.handshake import Handshake
+from p2pdist.relay.lag import Queue
 from p2pdist.relay.links import Link, LinkKey
 from p2pdist.relay.session import DIAL_SECONDS, HANDSHAKE_SECONDS, Phase, Session, TlsContexts
 from p2pdist.relay.transfer import Outgoing
@@ -200,12 +201,14 @@ class Switchboard:
         connections = [session.connection for session in self._sessions.values() if session.connection is not None]
         return [outgoing for connection in connections for outgoing in connection.take_queued((generation,))]
 
-    def waiting_pieces(self) -> dict[str, int]:
-        """How many pieces wait for each node that owes us something, and so was sent something lately."""
+    def queues(self) -> dict[str, Queue]:
+        """What waits for each node that owes us something, and so was sent something lately."""
         return {
-            link.key.node: link.session.connection.waiting_pieces
+            link.key.node: Queue(connection.queued_pieces, connection.waiting_pieces)
             for link in self._links.values()
-            if link.session is not None and link.session.connection is not None and self._exchange.owes(link.key.node)
+            if link.session is not None
+            and (connection := link.session.connection) is not None
+            and self._exchange.owes(link.key.node)
         }
 
     def sends_from(self, fd: int) -> bool:

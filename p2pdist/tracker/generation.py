@@ -304,9 +304,16 @@ class Generation:
 
     def _share_each(self, zone: str, dealt_by: Sequence[tuple[str, PieceSet | None]]) -> list[Share]:
         return [
-            self._share(zone, dealer, pieces, lane=Lane(number, len(dealt_by)))
+            self._share(zone, dealer, pieces, lane=self._lane(zone, dealer, number, len(dealt_by)))
             for number, (dealer, pieces) in enumerate(dealt_by)
         ]
+
+    def _lane(self, zone: str, dealer: str, number: int, dealers: int) -> Lane:
+        """Roots of its own for a dealer from another zone, so that few flows share the link between the two.
+
+        Within a zone all deal to all: lanes that hold more or fewer members would make roots of unequal load.
+        """
+        return EVERY_ROOT if self._zones.get(dealer, "") == zone else Lane(number, dealers)
 
     def _share(
         self, zone: str, dealer: str, pieces: PieceSet | None, by_offer: bool = False, lane: Lane = EVERY_ROOT

@@ -2,15 +2,15 @@
 
 Measured, not configured: agents say to whom their pieces go more slowly than to others (relay/lag.py). One of them may
 be wrong about a path; so it takes several, more in a larger relay, where more could have said so. Who is slow stands
-beside the ring for some time, in every relay, and is then tried on a ring again; at most a third of a ring's members
-stand beside it, those that were called slow last. Who is silent, by the tracker's own probe, is left out until it is
-heard.
+beside the ring for some time, in every relay, and is then tried on a ring again; when more than a third of a ring's
+members are slow, all of them stay on it. Who is silent, by the tracker's own probe, is left out until it is heard.
 """
 
 from collections.abc import Sequence
 from math import log
 
 WITNESSES = 2
+MOST_WITNESSES = 4
 WITNESS_SECONDS = 5.0
 SLOW_SECONDS = 600.0
 MOST_LEAVES = 1 / 3
@@ -19,10 +19,13 @@ PARENTS_A_WITNESS = 3
 
 
 def witnesses_needed(members: int, fan: int) -> int:
-    """How many must agree in a relay of so many members: a third of the parents that a member has, about."""
+    """How many must agree in a relay of so many members: a third of the parents that a member has, about, but few.
+
+    Most of a member's pieces come from its few nearest parents, so no more than these notice that it is slow.
+    """
     if members < SMALL_FLEET:
         return 1
-    return max(WITNESSES, round(fan * log(members, fan) / PARENTS_A_WITNESS))
+    return min(MOST_WITNESSES, max(WITNESSES, round(fan * log(members, fan) / PARENTS_A_WITNESS)))
 
 
 class Slowness:
@@ -73,7 +76,9 @@ class Slowness:
         self.heard(node)
 
     def leaves(self, members: Sequence[str], now: float) -> list[str]:
-        """The members that stand beside the ring, in their order."""
+        """The members that stand beside the ring, in their order.
+
+        Nobody does when more than a third would: where downlinks are the limit, everybody lags for somebody.
+        """
         slow = [node for node in members if self.is_slow(node, now)]
-        kept = sorted(slow, key=lambda node: self._slow[node], reverse=True)[: int(len(members) * MOST_LEAVES)]
-        return [node for node in slow if node in kept]
+        return slow if len(slow) <= len(members) * MOST_LEAVES else []

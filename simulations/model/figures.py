@@ -62,6 +62,7 @@ class Figures(msgspec.Struct, frozen=True):
     unfinished: int
     longest_control_seconds: float
     control: ControlFigures
+    tracker_cpu_seconds: float
     model_seconds: float
     events: int
     events_per_second: float
@@ -101,6 +102,7 @@ def figures(outcome: Outcome) -> Figures:
         unfinished=sum(1 for name in measured if (c := outcome.clients.get(name)) is None or c.done_at is None),
         longest_control_seconds=outcome.longest_control_seconds,
         control=_control(outcome),
+        tracker_cpu_seconds=outcome.tracker_cpu_seconds,
         model_seconds=outcome.seconds,
         events=outcome.events,
         events_per_second=outcome.events / max(outcome.wall_seconds, 1e-9),

@@ -53,6 +53,7 @@ class Outcome:
     longest_control_seconds: float
     seconds: float
     events: int
+    tracker_cpu_seconds: float
     wall_seconds: float
 
 
@@ -178,6 +179,7 @@ class Run:
             max(node.longest_control_seconds for node in self.nodes.values()),
             self.events.now,
             self.events.count,
+            self.tracker.cpu_seconds + self.events.tasks_cpu_seconds,
             wall,
         )
 
@@ -230,9 +232,12 @@ class Run:
 
 def _refuse_unmodelled(scenario: Scenario) -> None:
     """Raise `InvalidInput` for what the model can't say anything about."""
+    hosts = {host for group in scenario.hosts for host in group.hosts}
     for event in scenario.event:
         if event.target in (TRACKER, ORIGIN) or event.action == "restart":
             raise InvalidInput(f"event: the model can't {event.action} {event.target}; emulate that")
+        if event.target not in hosts:
+            raise InvalidInput(f"event: there is no {event.target} among {len(hosts)} hosts; give more with --hosts")
 
 
 def run(scenario: Scenario, options: Options) -> Outcome:

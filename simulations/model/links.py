@@ -13,10 +13,11 @@ The buckets hold a burst: a link that was idle lets so many bytes pass at once, 
 most of its first byte's time.
 
 A connection has at most `window` bytes that left and haven't arrived (TCP's window): one slow receiver therefore holds
-up its own connection, not its sender's uplink. In front of that stands the kernel's send buffer (`kernel` bytes:
-TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the last of it is in there. Behind it pieces
-wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece that has its connection for itself
-travels as one frame here, since nobody acts on a part of a piece.
+up its own connection, not its sender's uplink. The FIFO in front of a receiver holds 50 ms, beyond which it drops:
+when so much is on its way to a receiver, each connection has but one frame on its way. In front of that stands the
+kernel's send buffer (`kernel` bytes: TCP_NOTSENT_LOWAT in relay/connection.py); a piece counts as written when the last
+of it is in there. Behind it pieces wait in a lane per generation, and lanes take turns in frames of 64 KiB. A piece
+that has its connection for itself travels as one frame here, since nobody acts on a part of a piece.
 
 Between two zones stands a `Pipe`, one each way, which all connections share: another FIFO, through which packets stream
 as through the two links.
@@ -28,32 +29,19 @@ Left out: loss and recovery in the FIFO (the senders' windows keep it short), TC
 reverse direction with the large segments of veth), slow start after idle times.
 """
 
-import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
 from p2pdist.relay.frames import MAX_DATA_BYTES
 from simulations.model.events import Events
+from simulations.model.uplink import Frame, Uplink
 
 PIECE_HEADER_BYTES = 140
 CONTROL_FRAME_BYTES = 80
 BURST_SECONDS = 0.01
-_QUANTUM_BYTES = 3000
+QUEUE_SECONDS = 0.05
 _NEVER = float("inf")
-
-
-class Frame:
-    """Bytes under way on one connection. `item` is what the receiver gets with the last of them."""
-
-    __slots__ = ("began", "flow", "item", "riders", "size_bytes")
-
-    def __init__(self, flow: "Flow", size_bytes: int, item: Any) -> None:
-        self.flow = flow
-        self.size_bytes = size_bytes
-        self.item = item
-        self.began = 0.0
-        self.riders: list[Any] = []
 
 
 class Queued:
@@ -70,7 +58,17 @@ class Queued:
 class Flow:
     """One direction of one connection."""
 
-    __slots__ = ("closed", "in_flight_bytes", "kernel", "kernel_bytes", "lanes", "on_wire", "receiver", "sender")
+    __slots__ = (
+        "closed",
+        "in_flight_bytes",
+        "kernel",
+        "kernel_bytes",
+        "lanes",
+        "on_wire",
+        "queued_pieces",
+        "receiver",
+        "sender",
+    )
 
     def __init__(self, sender: "Host", receiver: "Host") -> None:
         self.sender = sender
@@ -79,6 +77,7 @@ class Flow:
         self.kernel: deque[Frame] = deque()
         self.kernel_bytes = 0
         self.in_flight_bytes = 0
+        self.queued_pieces = 0
         self.on_wire = False
         self.closed = False
 
@@ -91,106 +90,6 @@ class Flow:
     def unsent_bytes(self) -> int:
         """What the kernel has queued towards the receiver, bytes that haven't arrived included."""
         return self.kernel_bytes + self.in_flight_bytes
-
-
-class Uplink:
-    """An uplink shared by the connections that have something to send; see the essay above."""
-
-    def __init__(
-        self, events: Events, bytes_per_second: float, burst_bytes: int, on_left: Callable[[Frame], None]
-    ) -> None:
-        self._events = events
-        self.bytes_per_second = bytes_per_second
-        self._burst_bytes = burst_bytes
-        self._tokens = float(burst_bytes)
-        self._on_left = on_left
-        self._virtual = 0.0
-        self._moved_at = 0.0
-        self._debt_bytes = 0.0
-        self._due: list[tuple[float, int, Frame]] = []
-        self._active = 0
-        self._serial = 0
-        self._next_at = _NEVER
-        self.sent_bytes = 0
-
-    def begin(self, frame: Frame) -> None:
-        """Send a frame, beside those under way."""
-        self._advance()
-        self._active += 1
-        self._put(frame)
-        self._schedule()
-
-    def take(self, size_bytes: int) -> None:
-        """Spend link time on small frames that go before everything else."""
-        self._advance()
-        self._debt_bytes += size_bytes
-        if self._tokens:
-            self._pay_debt(min(self._tokens, self._debt_bytes))
-        self.sent_bytes += size_bytes
-
-    def _pay_debt(self, tokens: float) -> None:
-        self._tokens -= tokens
-        self._debt_bytes -= tokens
-
-    def forget(self) -> None:
-        """The connection of a frame under way was closed; what it had on the link is dropped."""
-        self._advance()
-        before = len(self._due)
-        self._due = [entry for entry in self._due if not entry[2].flow.closed]
-        heapq.heapify(self._due)
-        self._active -= before - len(self._due)
-        self._schedule()
-
-    @property
-    def control_delay_seconds(self) -> float:
-        """How long a small frame waits behind the packets that other connections have in the queue."""
-        return (self._active * _QUANTUM_BYTES + self._debt_bytes) / self.bytes_per_second
-
-    def _put(self, frame: Frame) -> None:
-        frame.began = self._events.now
-        self._serial += 1
-        heapq.heappush(self._due, (self._virtual + frame.size_bytes, self._serial, frame))
-
-    def _advance(self) -> None:
-        now = self._events.now
-        capacity = (now - self._moved_at) * self.bytes_per_second
-        self._moved_at = now
-        if self._debt_bytes:
-            paid = min(capacity, self._debt_bytes)
-            self._debt_bytes -= paid
-            capacity -= paid
-        if self._active:
-            self._virtual += capacity / self._active
-        elif capacity:
-            self._tokens = min(self._burst_bytes, self._tokens + capacity)
-
-    def _schedule(self) -> None:
-        if self._due:
-            missing = max(0.0, self._due[0][0] - self._virtual) * self._active
-            if self._tokens:
-                used = min(self._tokens, missing)
-                self._tokens -= used
-                self._virtual += used / self._active
-                missing -= used
-            when = self._events.now + (missing + self._debt_bytes) / self.bytes_per_second
-            if when < self._next_at:
-                self._next_at = when
-                self._events.at(when, self._wake, when)
-
-    def _wake(self, when: float) -> None:
-        if when != self._next_at:
-            return
-        self._next_at = _NEVER
-        self._advance()
-        limit = self._virtual + 1e-3
-        left: list[Frame] = []
-        while self._due and self._due[0][0] <= limit:
-            left.append(heapq.heappop(self._due)[2])
-        self._active -= len(left)
-        for frame in left:
-            self.sent_bytes += frame.size_bytes
-            self._on_left(frame)
-        self._schedule()
 
 
 class Pipe:
@@ -245,6 +144,8 @@ class Host:
         self.down_bytes_per_second = down_bytes_per_second
         self.latency_seconds = latency_seconds
         self.down_free_at = -_NEVER
+        self._incoming_bytes = 0
+        self._queue_bytes = burst_bytes + int(down_bytes_per_second * QUEUE_SECONDS)
         self.flows: dict[str, Flow] = {}
         self._window_bytes = window_bytes
         self._kernel_bytes = kernel_bytes
@@ -271,6 +172,7 @@ class Host:
     def send_piece(self, receiver: "Host", generation: int, size_bytes: int, item: Any) -> None:
         """Queue a piece of a generation."""
         flow = self.flow_to(receiver)
+        flow.queued_pieces += 1
         flow.lanes.setdefault(generation, deque()).append(Queued(item, size_bytes + PIECE_HEADER_BYTES))
         self._feed(flow)
 
@@ -293,6 +195,7 @@ class Host:
         flow = self.flows.pop(peer, None)
         if flow is not None:
             flow.closed = True
+            flow.receiver._incoming_bytes -= flow.in_flight_bytes
             self.uplink.forget()
 
     def take_queued(self, peer: str, generation: int | None = None) -> list[Any]:
@@ -353,7 +256,9 @@ class Host:
                 self.written(frame.item)
 
     def _next_frame(self, flow: Flow) -> None:
-        if flow.kernel and flow.in_flight_bytes < self._window_bytes:
+        on_its_way, receiver = flow.in_flight_bytes, flow.receiver
+        queued = receiver._incoming_bytes
+        if flow.kernel and (not on_its_way or (on_its_way < self._window_bytes and queued < receiver._queue_bytes)):
             flow.on_wire = True
             self.uplink.begin(flow.kernel[0])
         else:
@@ -366,6 +271,7 @@ class Host:
         flow.kernel_bytes -= frame.size_bytes
         flow.in_flight_bytes += frame.size_bytes
         receiver = flow.receiver
+        receiver._incoming_bytes += frame.size_bytes
         now = self.events.now
         if self.zone is receiver.zone:
             self._reach(frame, frame.began, now)
@@ -401,6 +307,7 @@ class Host:
             flow.receiver._inbox.append(lambda: self._arrived(frame))
             return
         flow.in_flight_bytes -= frame.size_bytes
+        flow.receiver._incoming_bytes -= frame.size_bytes
         if not flow.on_wire and flow.kernel:
             self._next_frame(flow)
         if frame.item is not None:

@@ -15,10 +15,11 @@ from p2pdist.core.pieces import PieceSet
 from p2pdist.relay.dealer import Dealer
 from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.relay.engine import Ack, Credit, Engine, Offer, Push, Refuse, Want
-from p2pdist.relay.lag import LagWatch
+from p2pdist.relay.lag import LagWatch, Queue
 from p2pdist.relay.liveness import Liveness
 from p2pdist.relay.node import Ticket
 from p2pdist.relay.notices import DealsDone, EpochBegan, Notice, PeerLags, PeerSilent, StoodStill
+from p2pdist.relay.pacing import Pace
 from p2pdist.relay.reactor import OWN_FREEZE_SECONDS, TICK_SECONDS
 from p2pdist.relay.spans import Ring
 from p2pdist.relay.transfer import Counts, TransferSpec
@@ -96,6 +97,9 @@ class Node(Host):
         self._watched_deals: set[int] = set()
         self._watched: set[str] = set()
         self._lag = LagWatch()
+        self._pace = Pace()
+        self._rests = False
+        self._arrivals: list[tuple[Host, Any]] = []
         self._ticking = False
         self._directory = directory
         self._totals = totals
@@ -199,8 +203,10 @@ class Node(Host):
         engine.tick()
         self.act()
         owed_by = engine.owed_by
-        waiting = {peer: flow.waiting_pieces for peer, flow in self.flows.items() if owed_by(peer)}
-        for peer in self._lag.tick(waiting):
+        queues = {
+            peer: Queue(flow.queued_pieces, flow.waiting_pieces) for peer, flow in self.flows.items() if owed_by(peer)
+        }
+        for peer in self._lag.tick(queues):
             self._notify(PeerLags(peer))
         for generation in sorted(self._watched_deals):
             if self._parts[generation].dealer.finished:
@@ -225,7 +231,27 @@ class Node(Host):
     # What the connections tell.
 
     def receive(self, sender: Host, item: Any) -> None:
-        """A frame arrived whole."""
+        """A frame arrived whole: it is looked at when the relay's thread doesn't rest, with what came meanwhile."""
+        self._arrivals.append((sender, item))
+        if not self._rests:
+            self._round()
+
+    def _round(self) -> None:
+        self._rests = False
+        if self.frozen or self.dead or not self._arrivals:
+            return
+        arrivals, self._arrivals = self._arrivals, []
+        received_bytes = 0
+        for sender, item in arrivals:
+            if type(item) is Push and item.generation in self._parts:
+                received_bytes += self._parts[item.generation].length(item.index)
+            self._take(sender, item)
+        rest_seconds = self._pace.rest_seconds(self.events.now, received_bytes)
+        if rest_seconds:
+            self._rests = True
+            self.events.after(rest_seconds, self._round)
+
+    def _take(self, sender: Host, item: Any) -> None:
         name, engine = sender.name, self.engine
         engine.back(name)
         kind = type(item)
@@ -314,9 +340,11 @@ class Node(Host):
         """The process goes on (SIGCONT); after a long freeze it starts afresh, as the reactor does."""
         if self.events.now - self._frozen_at <= OWN_FREEZE_SECONDS + TICK_SECONDS:
             self.thaw()
+            self._round()
         else:
             self.frozen = False
             self._inbox.clear()
+            self._arrivals.clear()
             for peer in self._neighbours():
                 self._start_afresh(peer)
             self._notify(StoodStill())

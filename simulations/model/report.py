@@ -29,7 +29,8 @@ def lines(figures: Figures) -> Iterator[str]:
     yield (
         f"  tracker sent {control.messages_sent} messages ({by_type}), {format_size(control.bytes_sent)};"
         f" at most {control.most_messages_in_a_second} and {format_size(control.most_bytes_in_a_second)} in a second;"
-        f" heard {control.messages_received}, {format_size(control.bytes_received)}; {control.rings} rings"
+        f" heard {control.messages_received}, {format_size(control.bytes_received)}; {control.rings} rings;"
+        f" {figures.tracker_cpu_seconds:.2f} CPU seconds of the tracker's code, without sockets"
     )
     yield (
         f"  longest wait of a relay's control frame {figures.longest_control_seconds * 1000:.0f} ms,"

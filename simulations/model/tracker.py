@@ -6,6 +6,7 @@ and nothing waits for a disk.
 """
 
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
@@ -120,6 +121,7 @@ class Tracker:
         self._numbers = count(1 << 62)
         self._undecided: dict[Digest, list[Wish]] = {}
         self._lines_of: dict[str, Line] = {}
+        self.cpu_seconds = 0.0
         metrics = TrackerMetrics(CollectorRegistry())
         self.fleet = Fleet(LEASE_SECONDS)
         self.lines = ControlLines(metrics, events, node)
@@ -186,6 +188,11 @@ class Tracker:
             return
         self._events.pause()
         self.lines.heard(message)
+        began = time.thread_time()
+        self._act_on(name, agent, message)
+        self.cpu_seconds += time.thread_time() - began
+
+    def _act_on(self, name: str, agent: Registered, message: Message) -> None:
         self._leases.renew(name)
         self.relaying.heard(name)
         match message:
@@ -211,7 +218,9 @@ class Tracker:
                 raise AssertionError(f"the model's agents have no business to say {type(message).__name__}")
 
     def _notice(self, notice: Notice) -> None:
+        began = time.thread_time()
         self.relaying.notice(notice)
+        self.cpu_seconds += time.thread_time() - began
         self._events.pause()
 
     # Decisions: see `tracker.distribution` and `tracker.starting`.

@@ -64,7 +64,7 @@ def test_without_failures_every_member_gets_every_piece_exactly_once(hosts: int,
 @pytest.mark.parametrize("hosts", [1, 5, 16])
 def test_without_bursts_nobody_is_faster_than_the_bound(hosts: int) -> None:
     got = model(scenario(hosts, "4MiB", 40), burst_bytes=0)
-    assert 1.0 <= got.everybody.p50_x <= got.everybody.slowest_x < 1.2
+    assert 1.0 <= got.everybody.p50_x <= got.everybody.slowest_x < 1.25
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_first_bytes_come_when_experiments_saw_them() -> None:
 def test_a_seed_determines_a_run_and_another_one_changes_it() -> None:
     case = scenario(16, "4MiB", 40, more=happens(0.3, "host-5", "kill"))
     one, again, other = (model(case, seed=seed) for seed in (1, 1, 2))
-    timing = {"events_per_second": 0.0, "wall_seconds": 0.0}
+    timing = {"events_per_second": 0.0, "wall_seconds": 0.0, "tracker_cpu_seconds": 0.0}
     assert msgspec.structs.replace(one, **timing) == msgspec.structs.replace(again, **timing)
     assert one.everybody != other.everybody
 
@@ -150,6 +150,8 @@ def test_scaling_keeps_the_shares_of_groups() -> None:
 def test_what_cannot_be_modelled_is_refused() -> None:
     with pytest.raises(InvalidInput, match="kill tracker"):
         run(scenario(2, "1MiB", 40, more=happens(1.0, "tracker", "kill")), Options())
+    with pytest.raises(InvalidInput, match="no host-9 among 5 hosts"):
+        run(scenario(10, "1MiB", 40, more=happens(1.0, "host-9", "kill")), Options(hosts=5))
     with pytest.raises(InvalidInput, match="--hosts"):
         run(scenario(2, "1MiB", 40), Options(hosts=0))
 
@@ -160,7 +162,7 @@ def test_holders_deal_and_the_tracker_sends_no_byte() -> None:
     assert got.unfinished == got.duplicate_bytes == got.swarmed == 0
     assert got.dealt_copies == got.origin_copies == 0.0
     assert got.control.sent_by_type["Supply"] == 4
-    assert got.groups["host"].slowest_x < 1.1
+    assert got.groups["host"].slowest_x < 1.15
 
 
 def test_later_batches_are_guests_of_earlier_ones() -> None:

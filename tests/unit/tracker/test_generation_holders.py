@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pdist.core.pieces import PieceSet
-from p2pdist.relay.dealing import Lane
+from p2pdist.relay.dealing import EVERY_ROOT, Lane
 from p2pdist.tracker.generation import HOLDERS_FOR_A_GUEST, MOST_DEALERS, STRIPE_PIECES, Generation, Order, Share, Stage
 from tests.unit.tracker.generations import PIECES, TRACKER, dealers, epoch, filled, generation, join, next_epoch
 
@@ -47,9 +47,18 @@ def test_the_stripes_of_holders_are_the_whole_blob(holders: int, pieces: int) ->
     assert {share.ring.dealer for share in shares} <= one.holders
     assert Counter(index for share in shares for index in wanted(share)) == Counter(range(pieces))
     assert {share.ring.members for share in shares} == {("a", "b")}
-    assert lanes(shares) == [Lane(number, len(shares)) for number in range(len(shares))]
+    assert set(lanes(shares)) == {EVERY_ROOT}
     sizes = [len(wanted(share)) for share in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_holders_in_another_zone_deal_to_roots_of_their_own() -> None:
+    one = generation(10 * STRIPE_PIECES)
+    for holder in ("h0", "h1", "h2"):
+        one.add_holder(holder, "east")
+    join(one, "a", "b", zone="west")
+    shares = next_epoch(one)
+    assert lanes(shares) == [Lane(number, 3) for number in range(3)]
 
 
 def test_each_zone_is_dealt_by_its_own_holders_where_it_has_any() -> None:
