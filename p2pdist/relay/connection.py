@@ -63,6 +63,7 @@ class Connection:
         self._body: tuple[int, int, int] | None = None
         self._leaving: Outgoing | None = None
         self.sent_bytes = 0
+        self.received_bytes = 0
         self.queued_pieces = 0
 
     # Reading.
@@ -82,6 +83,7 @@ class Connection:
             if received is None:
                 return
             budget -= received
+            self.received_bytes += received
             start, end, missing = 0, begun + received, 1
             while end - start >= PREFIX_BYTES:
                 prefix = read_prefix(buffer, start)
@@ -175,29 +177,31 @@ class Connection:
             while budget > 0:
                 if not self._head and self._body is None and not self._next_frame():
                     return False
-                budget -= self._send_some()
+                budget -= self._send_head() if self._head else self._send_body()
+                if self._leaving is not None and not self._head and self._body is None:
+                    outgoing, self._leaving = self._leaving, None
+                    self._on_written(outgoing)
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
             return True
         except OSError as error:
             raise ConnectionEnded(str(error)) from error
         return self.has_output
 
-    def _send_some(self) -> int:
-        body = self._body
-        if self._head:
-            sent = self.sock.send(self._head) if body is None else self.sock.send(self._head, socket.MSG_MORE)
-            self._head = self._head[sent:]
-        else:
-            assert body is not None
-            fd, offset, count = body
-            sent = os.sendfile(self._fd, fd, offset, count)
-            if not sent:
-                raise OSError("the blob's file is shorter than its piece")
-            self._body = (fd, offset + sent, count - sent) if sent < count else None
+    def _send_head(self) -> int:
+        head = self._head
+        sent = self.sock.send(head) if self._body is None else self.sock.send(head, socket.MSG_MORE)
+        self._head = head[sent:]
         self.sent_bytes += sent
-        if self._leaving is not None and not self._head and self._body is None:
-            outgoing, self._leaving = self._leaving, None
-            self._on_written(outgoing)
+        return sent
+
+    def _send_body(self) -> int:
+        assert self._body is not None
+        fd, offset, count = self._body
+        sent = os.sendfile(self._fd, fd, offset, count)
+        if not sent:
+            raise OSError("the blob's file is shorter than its piece")
+        self._body = (fd, offset + sent, count - sent) if sent < count else None
+        self.sent_bytes += sent
         return sent
 
     def _next_frame(self) -> bool:

@@ -132,7 +132,7 @@ class Reactor:
 
     def _rest(self, now: float) -> None:
         """Let bytes gather, if they come steadily; commands come through meanwhile."""
-        rest_seconds = self._pace.rest_seconds(now, self.switchboard.take_received())
+        rest_seconds = self._pace.rest_seconds(now, *self.switchboard.take_received())
         if rest_seconds:
             self._resting.poll(rest_seconds * 1000)
 
@@ -346,13 +346,13 @@ class Reactor:
     # Frames in.
 
     def _on_piece(self, session: Session, frame: PieceFrame, data: memoryview) -> None:
-        if frame.generation in self._closed:
-            if frame.offset == 0:
-                self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
-        elif self.engine.knows(frame.generation, frame.epoch):
-            self._judge(session, frame, data)
-        else:
+        transfer = self._transfers.get(frame.generation)
+        if transfer is not None and self.engine.knows(frame.generation, frame.epoch):
+            self._judge_piece(session, transfer, frame, data)
+        elif frame.generation not in self._closed:
             self._park(Parked(session, frame, bytes(data)))
+        elif frame.offset == 0:
+            self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
 
     def _on_offer(self, session: Session, frame: OfferFrame) -> None:
         if frame.generation in self._closed:
@@ -379,15 +379,21 @@ class Reactor:
             return
         if isinstance(frame, OfferFrame):
             self._judge_offer(session, transfer, frame)
-            return
+        else:
+            self._judge_piece(session, transfer, frame, memoryview(data))
+
+    def _judge_piece(self, session: Session, transfer: Transfer, frame: PieceFrame, data: memoryview) -> None:
         if transfer.spec.private and not session.secure:
             raise ProtocolError(f"bytes of a private blob, {transfer.spec.digest}, on a connection that isn't TLS")
-        transfer.check_part(frame, len(data))
+        length = transfer.check_part(frame, len(data))
         if frame.offset == 0:
             self.engine.admit(
                 session.node, frame.generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered
             )
-        whole = session.add_part(frame, memoryview(data), transfer.spec.layout.length(frame.piece))
+            if len(data) == length:
+                self._take_piece(session, transfer, frame, data)
+                return
+        whole = session.add_part(frame, data, length)
         if whole is not None:
             self._take_piece(session, transfer, *whole)
 
@@ -419,12 +425,13 @@ class Reactor:
             self._notify(TransferFailed(generation, error))
             self.close_generation(generation)
             return
-        if new and self.switchboard.is_kept(session.node):
-            transfer.counts.dealt_bytes += len(data)
-        elif new:
-            transfer.counts.relayed_bytes += len(data)
         if new:
-            transfer.counts.received_from[session.node] += len(data)
+            counts, size_bytes = transfer.counts, len(data)
+            if self.switchboard.is_kept(session.node):
+                counts.dealt_bytes += size_bytes
+            else:
+                counts.relayed_bytes += size_bytes
+            counts.received_from[session.node] += size_bytes
         if self._noting is not None:
             self._noting.arrived(session.node, transfer, frame, len(data), new)
         arrived = Push(self.me, frame.tag, generation, frame.piece, frame.epoch, frame.root, frame.span, frame.offered)
@@ -451,6 +458,8 @@ class Reactor:
             case Push():
                 transfer = self._transfers[action.generation]
                 self.switchboard.send_along(LinkKey(action.to, transfer.spec.private), transfer.outgoing(action))
+            case Ack(to, tag):
+                self.switchboard.reply(to, encode_tag(_ACK, tag), may_wait=True)
             case Offer():
                 transfer = self._transfers[action.generation]
                 offer = OfferFrame(
@@ -465,8 +474,6 @@ class Reactor:
                 self.switchboard.send_along(LinkKey(action.to, transfer.spec.private), encode_offer(offer))
             case Want(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.WANT, tag))
-            case Ack(to, tag):
-                self.switchboard.reply(to, encode_tag(Kind.ACK, tag), may_wait=True)
             case Refuse(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.REFUSE, tag))
             case Credit(to, tag):

@@ -188,15 +188,13 @@ class Session:
         return True
 
     def add_part(self, frame: PieceFrame, data: memoryview, piece_bytes: int) -> tuple[PieceFrame, memoryview] | None:
-        """Put a frame to the others of its piece; the first frame and all bytes when that was the last.
+        """Put a frame that isn't a whole piece to the others of its piece; the first frame and all bytes with the last.
 
         What follows a part that was refused while it waited for its epoch is dropped.
         """
         if not data:
             raise ProtocolError(f"a frame of piece {frame.piece} without bytes")
         if frame.offset == 0:
-            if len(data) == piece_bytes:
-                return frame, data
             if len(self.parts) >= _MAX_PARTS:
                 raise ProtocolError(f"more than {_MAX_PARTS} pieces interleaved on one connection")
             part = self.parts[frame.tag] = Part(frame, bytearray(piece_bytes))

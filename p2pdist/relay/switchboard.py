@@ -91,7 +91,7 @@ class Switchboard:
         self._resting: list[socket.socket] = []
         self._patient: dict[int, Session] = {}
         self._hurry_at = 0.0
-        self._received_bytes = 0
+        self._received_bytes = self._most_bytes = 0
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self.peers = 0
         for fd in self._listeners:
@@ -174,14 +174,14 @@ class Switchboard:
 
         A frame that `may_wait` leaves with the next that goes the same way, or after `PATIENCE_SECONDS`.
         """
-        for secure in (False, True):
-            link = self._links.get(LinkKey(node, secure))
-            if link is not None and link.session is not None:
-                if may_wait:
-                    self._queue_patient(link.session, frame)
-                else:
-                    self._queue(link.session, frame)
-                return
+        link = self._links.get(LinkKey(node, False))
+        if link is None or link.session is None:
+            link = self._links.get(LinkKey(node, True))
+        if link is not None and link.session is not None:
+            if may_wait:
+                self._queue_patient(link.session, frame)
+            else:
+                self._queue(link.session, frame)
 
     def send(self, session: Session, frame: bytes) -> None:
         """Send a small frame on a connection, if it still stands."""
@@ -222,9 +222,10 @@ class Switchboard:
         left = max(0.0, self._hurry_at - now)
         return left if wait is None else min(wait, left)
 
-    def take_received(self) -> int:
-        """How many bytes of pieces came since the last call."""
-        received, self._received_bytes = self._received_bytes, 0
+    def take_received(self) -> tuple[int, int]:
+        """How many bytes came since the last call, and the most that came over one connection at once."""
+        received = self._received_bytes, self._most_bytes
+        self._received_bytes = self._most_bytes = 0
         return received
 
     def flush(self, now: float) -> bool:
@@ -284,10 +285,17 @@ class Switchboard:
                 session.advance()
             elif mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
                 session.liveness.heard(now)
+                before = session.connection.received_bytes
                 for prefix, meta, data in session.connection.read():
-                    self._take(session, prefix, meta, data, now)
+                    if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
+                        self._exchange.frame(session, prefix, meta, data)
+                    else:
+                        self._shake_hands(session, prefix, meta, now)
                     if self._sessions.get(fd) is not session:
                         return
+                received = session.connection.received_bytes - before
+                self._received_bytes += received
+                self._most_bytes = max(self._most_bytes, received)
                 if mask & select.EPOLLHUP and not mask & select.EPOLLIN:
                     raise ConnectionEnded("hung up")
             self._dirty[fd] = session
@@ -310,11 +318,8 @@ class Switchboard:
         self._exchange.rejected(session.node, address, str(error))
         self._end(session, str(error))
 
-    def _take(self, session: Session, prefix: Prefix, meta: memoryview, data: memoryview, now: float) -> None:
-        if session.phase is Phase.READY and prefix.kind not in _HANDSHAKE:
-            self._received_bytes += prefix.data_bytes
-            self._exchange.frame(session, prefix, meta, data)
-        elif session.phase is Phase.GREETING:
+    def _shake_hands(self, session: Session, prefix: Prefix, meta: memoryview, now: float) -> None:
+        if session.phase is Phase.GREETING:
             if session.greet(prefix.kind, meta):
                 self._greeted(session, now)
         else:

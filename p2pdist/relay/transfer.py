@@ -110,12 +110,14 @@ class Transfer:
         """Whether the piece can be passed on: it is here and vouched for."""
         return isinstance(index, int) and 0 <= index < len(self.vouches) and self.vouches[index] is not None
 
-    def check_part(self, frame: PieceFrame, data_bytes: int) -> None:
-        """Raise `ProtocolError` when a frame doesn't fit the layout."""
+    def check_part(self, frame: PieceFrame, data_bytes: int) -> int:
+        """The length of the piece that a frame is of; raises `ProtocolError` when it doesn't fit the layout."""
         if frame.piece >= len(self.vouches):
             raise ProtocolError(f"piece {frame.piece} of {self.spec.digest}, which has {len(self.vouches)}")
-        if frame.offset + data_bytes > self.spec.layout.length(frame.piece) or frame.offset % MAX_DATA_BYTES:
+        length = self.spec.layout.length(frame.piece)
+        if frame.offset + data_bytes > length or frame.offset % MAX_DATA_BYTES:
             raise ProtocolError(f"bytes {frame.offset}+{data_bytes} of piece {frame.piece} of {self.spec.digest}")
+        return length
 
     def accept(self, verifier: Verifier, frame: PieceFrame, data: memoryview | bytearray) -> bool:
         """Verify a whole piece and write it; False when it was here. Raises `ProtocolError` for wrong bytes or vouch.
