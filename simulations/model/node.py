@@ -6,7 +6,7 @@ gives commands (the tracker's `Relaying`, an agent's `Relays`) is told by notice
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -241,12 +241,12 @@ class Node(Host):
         if self.frozen or self.dead or not self._arrivals:
             return
         arrivals, self._arrivals = self._arrivals, []
-        received_bytes = 0
+        received = Counter[str]()
         for sender, item in arrivals:
             if type(item) is Push and item.generation in self._parts:
-                received_bytes += self._parts[item.generation].length(item.index)
+                received[sender.name] += self._parts[item.generation].length(item.index)
             self._take(sender, item)
-        rest_seconds = self._pace.rest_seconds(self.events.now, received_bytes)
+        rest_seconds = self._pace.rest_seconds(self.events.now, received.total(), max(received.values(), default=0))
         if rest_seconds:
             self._rests = True
             self.events.after(rest_seconds, self._round)
