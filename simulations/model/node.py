@@ -241,13 +241,12 @@ class Node(Host):
         if self.frozen or self.dead or not self._arrivals:
             return
         arrivals, self._arrivals = self._arrivals, []
-        received: Counter[str] = Counter()
+        received = Counter[str]()
         for sender, item in arrivals:
             if type(item) is Push and item.generation in self._parts:
                 received[sender.name] += self._parts[item.generation].length(item.index)
             self._take(sender, item)
-        most_bytes = max(received.values(), default=0)
-        rest_seconds = self._pace.rest_seconds(self.events.now, received.total(), most_bytes)
+        rest_seconds = self._pace.rest_seconds(self.events.now, received.total(), max(received.values(), default=0))
         if rest_seconds:
             self._rests = True
             self.events.after(rest_seconds, self._round)
