@@ -9,8 +9,8 @@ way. So the agent begins with the layers that follow in the manifest, before the
   the daemon has unpacked already.
 - Layers follow each other in the order of the manifest, from the one that was asked for on. What a daemon has unpacked
   is the beginning of an image, which it shares with others; that is never begun.
-- `AHEAD_BYTES` of one image at most that nobody has asked for yet, in layers of at most `EACH_BYTES`; a larger one ends
-  the row. So a daemon that stops asking leaves no more than that behind, in the store like any other blob.
+- `AHEAD_BYTES` of one image at most that nobody has asked for yet, in `AHEAD_LAYERS` layers of at most `EACH_BYTES`; a
+  larger one ends the row. More at once would only wait for each other, and the first for all. So a daemon that stops asking leaves no more than that behind, in the store like any other blob.
 
 Knows manifests, not how blobs are got.
 """
@@ -24,6 +24,7 @@ from p2pdist.oci.descriptor import Descriptor
 from p2pdist.oci.manifest import Manifest
 
 AHEAD_BYTES = 8 * 1024 * 1024
+AHEAD_LAYERS = 4
 EACH_BYTES = 2 * 1024 * 1024
 _REMEMBERED_IMAGES = 256
 
@@ -76,7 +77,7 @@ class Ahead:
             if here(layer.digest) or layer.digest in image.ahead:
                 continue
             left_bytes -= layer.size_bytes
-            if layer.size_bytes > EACH_BYTES or left_bytes < 0:
+            if layer.size_bytes > EACH_BYTES or left_bytes < 0 or len(image.ahead) >= AHEAD_LAYERS:
                 break
             image.ahead[layer.digest] = layer.size_bytes
             chosen.append(layer)
