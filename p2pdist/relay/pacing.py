@@ -2,16 +2,18 @@
 
 Whatever a process does first after it slept is slow: the caches are others' by then. On a host with a busy fleet in it
 a piece of 32 KiB costs 300 us when every wake-up finds one, and 150 when it finds many. So between rounds the relay's
-thread rests, at most 15 ms, and only while enough arrives to be worth it: the first pieces of a blob are taken at once,
+thread rests, at most 5 ms, and only while enough arrives to be worth it: the first pieces of a blob are taken at once,
 and so is everything that is faster than a rest is long. (Network cards moderate their interrupts for the same reason.)
-Rests add up along the depth of a tree, which is why they are short. And a sender that could be faster must not be
-held to what fits into a window once a rest: where a window's worth of one peer waits after a rest, the next rests are
-left out, and the rate then shows what the peer can do.
+Rests add up along the depth of a tree, which is why they are short: 16 hosts at 40 Mbit/s with rests of at most 0, 5,
+8 and 15 ms end at 1.030, 1.030, 1.047 and 1.043-1.053 x bound, for 13.0, 12.2, 12.7 and 10.3-11.6 CPU s/GiB.
+
+A sender that could be faster must not be held to what fits into a window once a rest: where a window's worth of one
+peer waits after a rest, the next rests are left out, and the rate then shows what the peer can do.
 """
 
 import math
 
-MAX_REST_SECONDS = 0.015
+MAX_REST_SECONDS = 0.005
 MIN_REST_SECONDS = 0.001
 GATHER_BYTES = 128 * 1024
 FULL_BYTES = 56 * 1024
