@@ -25,6 +25,8 @@ from collections import defaultdict
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
+import msgspec
+
 from p2pdist.core.errors import ProtocolError
 from p2pdist.relay.dealing import EVERY_ROOT, Deal, Dealings, Lane
 from p2pdist.relay.spans import DEFAULT_FAN, Ring, arcs
@@ -33,8 +35,7 @@ DEALS_ON_THE_WIRE = 4
 MISSED_PIECES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Push:
+class Push(msgspec.Struct, frozen=True, gc=False):
     """Send the bytes of a piece; `offered` marks the answer to a want, which is served on by offers."""
 
     to: str
@@ -47,8 +48,7 @@ class Push:
     offered: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, gc=False):
     """Tell a member that it is to serve this span, and may have the bytes if it lacks them."""
 
     to: str
@@ -60,32 +60,28 @@ class Offer:
     span: int
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
+class Want(msgspec.Struct, frozen=True, gc=False):
     """Ask for the bytes that were offered."""
 
     to: str
     tag: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True, gc=False):
     """The whole span behind this tag is served."""
 
     to: str
     tag: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True, gc=False):
     """The span behind this tag isn't served, and won't be by us."""
 
     to: str
     tag: int
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True, gc=False):
     """The root can take another piece."""
 
     to: str
@@ -225,17 +221,19 @@ class Engine:
         """Raise `ProtocolError` when `sender` had no business to send this piece with this span to us."""
         state = self._generations[generation]
         ring = state.rings[epoch]
-        if self.me not in ring or not 0 <= root < len(ring) or not 0 <= span < len(ring):
+        members = len(ring.members)
+        if self.me not in ring or not 0 <= root < members or not 0 <= span < members:
             raise ProtocolError(f"a span of {span} from root {root} isn't on the ring of epoch {epoch}")
         if offered:
             if sender not in ring and sender != ring.dealer:
                 raise ProtocolError(f"{sender} offers piece {index} but isn't a member of epoch {epoch}")
             return
         place = ring.place(self.me, root, state.fan)
-        if span > place.span or sender != ring.parent(self.me, root, state.fan):
+        parent = ring.dealer if place.parent_offset is None else ring.at(root + place.parent_offset)
+        if span > place.span or sender != parent:
             raise ProtocolError(
                 f"{sender} sent piece {index} of epoch {epoch}, root {root}, with span {span};"
-                f" our place has span {place.span} and parent {ring.parent(self.me, root, state.fan)}"
+                f" our place has span {place.span} and parent {parent}"
             )
 
     def pushed(self, sender: str, push: Push) -> None:
@@ -411,18 +409,20 @@ class Engine:
     def _serve(self, duty: _Duty, what: Push | Offer, ring: Ring, fan: int, by_offer: bool) -> None:
         if not ring.is_leaf(self.me):
             rank = ring.rank(self.me)
-            ordered = list(arcs(what.span, fan))
-            duty.open_arcs = duty.children = len(ordered)
-            self._rng.shuffle(ordered)
-            for arc in ordered:
-                self._hand(duty, what, ring, rank + arc.offset, arc.span, by_offer)
-            self._serve_leaves(what, ring, by_offer)
+            if what.span:
+                ordered = list(arcs(what.span, fan))
+                duty.open_arcs = duty.children = len(ordered)
+                self._rng.shuffle(ordered)
+                for offset, span in ordered:
+                    self._hand(duty, what, ring, rank + offset, span, by_offer)
+            if ring.leaves:
+                self._serve_leaves(what, ring, by_offer)
         self._maybe_credit(duty)
         self._maybe_ack(duty)
 
     def _serve_leaves(self, what: Push | Offer, ring: Ring, by_offer: bool) -> None:
         """Send a piece to the leaves that are ours for its root; nobody is told when they have it."""
-        for leaf in ring.leaves_of(self.me, what.root) if ring.leaves else ():
+        for leaf in ring.leaves_of(self.me, what.root):
             if leaf not in self._down:
                 self._put(_Pending(leaf, what.generation, what.index, ring, what.root, 0, 0, _nobody(), by_offer))
 
