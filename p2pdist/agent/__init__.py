@@ -10,6 +10,8 @@ by_relay.py        a blob that comes by relay
 by_swarm.py        a blob that comes by swarm
 rescue.py          what is missing, from the origin
 commit.py          the digest, the torrent's hashes, the record
+ahead.py           which small layers a daemon will ask for next (pure)
+supplying.py       blobs that we deal because we hold them
 relays.py          our part in every relay, for the tracker's and the relay thread's words
 control.py         the connection to the tracker, and control_errors.py why it ended
 service.py         what the tracker says, to the parts; what we hold, to the tracker

@@ -10,7 +10,8 @@ way. So the agent begins with the layers that follow in the manifest, before the
 - Layers follow each other in the order of the manifest, from the one that was asked for on. What a daemon has unpacked
   is the beginning of an image, which it shares with others; that is never begun.
 - `AHEAD_BYTES` of one image at most that nobody has asked for yet, in `AHEAD_LAYERS` layers of at most `EACH_BYTES`; a
-  larger one ends the row. More at once would only wait for each other, and the first for all. So a daemon that stops asking leaves no more than that behind, in the store like any other blob.
+  larger one ends the row. More at once would only wait for each other, and the first for all. So a daemon that stops
+  asking leaves no more than that behind, in the store like any other blob.
 
 Knows manifests, not how blobs are got.
 """

@@ -3,8 +3,9 @@
 fleet.py         members, slots, leases, holders (pure)
 choice.py        relay or swarm, and from whom (pure)
 handout.py       which neighbours an agent gets in a swarm (pure)
-generation.py    one blob's distribution: members, epochs, fills (pure)
-slowness.py      which agents are slow (pure)
+generation.py    one blob's distribution: members, rings, shares, fills (pure)
+slowness.py      which agents are slow, and which are silent (pure)
+zones.py         which part of the fleet is dealt a copy of its own (pure)
 
 admission.py     who may connect: TLS, enrolment, hello
 control.py       messages from one agent
