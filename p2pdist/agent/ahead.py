@@ -9,9 +9,10 @@ way. So the agent begins with the layers that follow in the manifest, before the
   the daemon has unpacked already.
 - Layers follow each other in the order of the manifest, from the one that was asked for on. What a daemon has unpacked
   is the beginning of an image, which it shares with others; that is never begun.
-- `AHEAD_BYTES` of one image at most that nobody has asked for yet, in `AHEAD_LAYERS` layers of at most `EACH_BYTES`; a
-  larger one ends the row. More at once would only wait for each other, and the first for all. So a daemon that stops
-  asking leaves no more than that behind, in the store like any other blob.
+- `AHEAD_BYTES` of one image at most that nobody has asked for yet, in layers of at most `EACH_BYTES`; a larger one ends
+  the row. So a daemon that stops asking leaves no more than that behind, in the store like any other blob. Of layers
+  below `TINY_BYTES`, which cost processors more than links, only `AHEAD_TINY`: more would wait for each other, and the
+  first for all. Larger ones are begun as far ahead as that, so that all hosts ask before the bytes are there.
 
 Knows manifests, not how blobs are got.
 """
@@ -25,8 +26,9 @@ from p2pdist.oci.descriptor import Descriptor
 from p2pdist.oci.manifest import Manifest
 
 AHEAD_BYTES = 8 * 1024 * 1024
-AHEAD_LAYERS = 4
+AHEAD_TINY = 4
 EACH_BYTES = 2 * 1024 * 1024
+TINY_BYTES = 256 * 1024
 _REMEMBERED_IMAGES = 256
 
 
@@ -78,7 +80,8 @@ class Ahead:
             if here(layer.digest) or layer.digest in image.ahead:
                 continue
             left_bytes -= layer.size_bytes
-            if layer.size_bytes > EACH_BYTES or left_bytes < 0 or len(image.ahead) >= AHEAD_LAYERS:
+            tiny = sum(size_bytes < TINY_BYTES for size_bytes in image.ahead.values())
+            if layer.size_bytes > EACH_BYTES or left_bytes < 0 or tiny >= AHEAD_TINY:
                 break
             image.ahead[layer.digest] = layer.size_bytes
             chosen.append(layer)

@@ -36,7 +36,7 @@ from p2pdist.relay.spans import DEFAULT_FAN, Ring
 MOST_DEALERS = 16
 STRIPE_PIECES = 8
 TRACKER_FILLS_AFTER = 3
-HOLDERS_FOR_A_GUEST = 2
+FEWEST_HOLDERS = 2
 LATE_SHARE = 0.05
 MEMBERS_FOR_ONE_APART = 8
 
@@ -177,7 +177,7 @@ class Generation:
         if self.stage is Stage.DEALT:
             return True
         wanting = len(self.waiting) + len((self.members | self.guests) - self.done)
-        return len(self._whole()) >= HOLDERS_FOR_A_GUEST * wanting
+        return len(self._whole()) >= max(FEWEST_HOLDERS, wanting)
 
     def is_dealt_by(self, node: str, epoch: int) -> bool:
         """Whether `node` is the dealer of this epoch, and hasn't begun it yet; there may be newer ones."""
@@ -463,7 +463,7 @@ class Generation:
         able = able - set(cohort)
         near = self._near(able, zone)
         near_whole = sum(self._zones.get(node, "") == zone for node in near & self._whole())
-        alone = near_whole >= HOLDERS_FOR_A_GUEST * len(cohort)
+        alone = near_whole >= max(FEWEST_HOLDERS, len(cohort))
         orders = []
         for ring in [[node] for node in cohort] if alone else [cohort]:
             dealers = self._draw(near, len(missing)) or [self.tracker]

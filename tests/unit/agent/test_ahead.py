@@ -1,4 +1,4 @@
-from p2pdist.agent.ahead import AHEAD_BYTES, AHEAD_LAYERS, EACH_BYTES, Ahead
+from p2pdist.agent.ahead import AHEAD_BYTES, AHEAD_TINY, EACH_BYTES, TINY_BYTES, Ahead
 from p2pdist.core.digest import Digest
 from p2pdist.oci.descriptor import Descriptor
 from p2pdist.oci.manifest import OCI_MANIFEST, Manifest
@@ -53,25 +53,24 @@ def test_a_large_layer_ends_the_row() -> None:
 
 
 def test_so_many_bytes_are_ahead_and_no_more_until_they_are_asked_for() -> None:
-    size_bytes = AHEAD_BYTES // (AHEAD_LAYERS - 1) - 1
-    ahead, layers = Ahead(), [layer(number, min(size_bytes, EACH_BYTES)) for number in range(30)]
+    ahead, layers = Ahead(), [layer(number, MIB) for number in range(30)]
     serve(ahead, *layers)
-    number = min(AHEAD_LAYERS, AHEAD_BYTES // layers[0].size_bytes)
-    assert ahead.following(*WHERE, layers[0].digest, nothing) == layers[1 : 1 + number]
+    ahead_of_first = AHEAD_BYTES // MIB
+    assert ahead.following(*WHERE, layers[0].digest, nothing) == layers[1 : 1 + ahead_of_first]
     assert ahead.following(*WHERE, layers[0].digest, nothing) == []
-    assert ahead.take(layers[1].digest) == layers[1].size_bytes
+    assert ahead.take(layers[1].digest) == MIB
     assert ahead.take(layers[1].digest) == 0
     assert ahead.take(layers[20].digest) == 0
-    assert ahead.following(*WHERE, layers[1].digest, nothing) == [layers[1 + number]]
+    assert ahead.following(*WHERE, layers[1].digest, nothing) == [layers[1 + ahead_of_first]]
 
 
-def test_so_many_layers_are_ahead_however_small_they_are() -> None:
-    ahead, layers = Ahead(), [layer(number, 1) for number in range(30)]
+def test_of_tiny_layers_only_a_few_are_ahead() -> None:
+    ahead, layers = Ahead(), [layer(number, TINY_BYTES - 1) for number in range(30)]
     serve(ahead, *layers)
-    assert ahead.following(*WHERE, layers[0].digest, nothing) == layers[1 : 1 + AHEAD_LAYERS]
+    assert ahead.following(*WHERE, layers[0].digest, nothing) == layers[1 : 1 + AHEAD_TINY]
     assert ahead.following(*WHERE, layers[0].digest, nothing) == []
-    assert ahead.take(layers[2].digest) == 1
-    assert ahead.following(*WHERE, layers[2].digest, nothing) == [layers[1 + AHEAD_LAYERS]]
+    assert ahead.take(layers[2].digest) == TINY_BYTES - 1
+    assert ahead.following(*WHERE, layers[2].digest, nothing) == [layers[1 + AHEAD_TINY]]
 
 
 def test_of_several_images_the_one_served_last_counts() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pdist.core.pieces import PieceSet
 from p2pdist.relay.dealing import EVERY_ROOT, Lane
-from p2pdist.tracker.generation import HOLDERS_FOR_A_GUEST, MOST_DEALERS, STRIPE_PIECES, Generation, Order, Share, Stage
+from p2pdist.tracker.generation import FEWEST_HOLDERS, MOST_DEALERS, STRIPE_PIECES, Generation, Order, Share, Stage
 from tests.unit.tracker.generations import PIECES, TRACKER, dealers, epoch, filled, generation, join, next_epoch
 
 EVERYTHING = [*range(PIECES)]
@@ -95,8 +95,11 @@ def test_a_share_keeps_its_dealer_and_its_pieces_when_somebody_comes() -> None:
 
 
 def test_newcomers_are_guests_when_everything_was_dealt_or_holders_are_many() -> None:
-    one = held_by(*names("h", 2 * HOLDERS_FOR_A_GUEST))
-    join(one, "a", "b")
+    alone = held_by(*names("h", FEWEST_HOLDERS - 1))
+    join(alone, "a")
+    assert not alone.newcomers_are_guests
+    one = held_by(*names("h", FEWEST_HOLDERS))
+    join(one, *names("m", FEWEST_HOLDERS - 2), "a", "b")
     assert one.newcomers_are_guests
     join(one, "c")
     assert not one.newcomers_are_guests
@@ -153,7 +156,7 @@ def test_guests_are_filled_with_exactly_what_they_lack(
 
 
 def test_with_many_holders_each_guest_has_a_ring_and_dealers_of_its_own() -> None:
-    one = held_by(*names("h", 2 * HOLDERS_FOR_A_GUEST), pieces=4 * STRIPE_PIECES)
+    one = held_by(*names("h", 4), pieces=4 * STRIPE_PIECES)
     join(one, "a", "b")
     orders = one.invite()
     assert {order.ring.members for order in orders} == {("a",), ("b",)}
@@ -166,9 +169,9 @@ def test_with_many_holders_each_guest_has_a_ring_and_dealers_of_its_own() -> Non
 
 def test_with_few_holders_guests_share_a_ring_that_each_piece_enters_once() -> None:
     one = held_by("h0", "h1", "h2", pieces=4 * STRIPE_PIECES)
-    join(one, "a", "b")
+    join(one, "a", "b", "c", "d")
     orders = one.invite()
-    assert {order.ring.members for order in orders} == {("a", "b")}
+    assert {order.ring.members for order in orders} == {("a", "b", "c", "d")}
     assert sorted(index for order in orders for index in order.pieces) == [*range(4 * STRIPE_PIECES)]
     assert dealers(orders) == {"h0", "h1", "h2"}
 

@@ -215,7 +215,7 @@ async def test_a_holder_that_dies_while_it_deals_is_replaced(tracker: Tracker) -
         for host in others:
             await host.say(wish())
         plans = [await host.expect(RelayPlan) for host in others]
-        await first.expect(Deal)
+        await first.expect(Supply)
         first.vanish()
         for host, plan in zip(others, plans, strict=True):
             assert await host.finish(plan) == DATA
