@@ -68,7 +68,7 @@ def conclusions(outcome: Outcome) -> Iterator[str]:
     late = outcome.late
     (agent,) = late.agents
     yield (
-        f"{_shown(late)} for the agent that came late: {format_size(agent.received.swarm)} from the others by swarm, "
+        f"{_shown(late)} for the agent that came late: {format_size(agent.received.relay + agent.received.swarm)} from the others, "
         f"{format_size(late.origin_bytes)} from the origin, {format_size(late.dealt_bytes)} dealt."
     )
     yield f"All of it took {outcome.seconds:.1f} s and {outcome.cpu_seconds:.1f} CPU s on this machine."

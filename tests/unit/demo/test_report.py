@@ -89,7 +89,7 @@ def test_the_conclusions_name_the_copies_and_the_cost_of_the_second_version():
     lines = list(conclusions(outcome()))
     assert "1.010 copies came from the origin, 1.020 were dealt" in lines[0]
     assert "4.00 MiB from the origin, 4.0% of what the first cost" in lines[1]
-    assert "100 MiB from the others by swarm, 0 B from the origin, 0 B dealt" in lines[2]
+    assert "100 MiB from the others, 0 B from the origin, 0 B dealt" in lines[2]
     assert lines[-1] == "Every digest is right."
     assert "Every digest is right." not in list(conclusions(outcome(wrong=["bad"])))
 
