@@ -67,8 +67,9 @@ def conclusions(outcome: Outcome) -> Iterator[str]:
         yield f"{_shown(later)} after it: {cost}, {share:.1%} of what the first cost."
     late = outcome.late
     (agent,) = late.agents
+    others_bytes = agent.received.relay + agent.received.swarm
     yield (
-        f"{_shown(late)} for the agent that came late: {format_size(agent.received.relay + agent.received.swarm)} from the others, "
+        f"{_shown(late)} for the agent that came late: {format_size(others_bytes)} from the others, "
         f"{format_size(late.origin_bytes)} from the origin, {format_size(late.dealt_bytes)} dealt."
     )
     yield f"All of it took {outcome.seconds:.1f} s and {outcome.cpu_seconds:.1f} CPU s on this machine."
