@@ -489,7 +489,7 @@ async def test_layers_that_follow_are_begun_before_they_are_asked_for(root: Path
         assert bench.value("ahead_asked_bytes_total") == 0
         await relayed(bench, layers[2])
         bench.dealer.deal(layers[2], [0])
-        await bench.until(lambda: bench.store.has(layers[2].digest))
+        await bench.until(lambda: bench.store.has(layers[2].digest) and not bench.library.pulls)
         bench.library.asked(UPSTREAM, REPOSITORY, layers[2].digest, whole=True)
         assert bench.value("ahead_asked_bytes_total") == PIECE_BYTES
         assert not bench.library.pulls
