@@ -213,19 +213,19 @@ class Epochs:
             self._on_hopeless(live)
             return
         told: defaultdict[str, list[RingInfo]] = defaultdict(list)
-        for order in orders:
-            info = self._info(order.ring)
+        infos = [self._info(order.ring) for order in orders]
+        for order, info in zip(orders, infos, strict=True):
             for node in order.ring.members:
                 told[node].append(info)
-        for node, infos in told.items():
-            self._with.say(node, Epoch(number, tuple(infos)))
-        for order in orders:
+        for node, rings in told.items():
+            self._with.say(node, Epoch(number, tuple(rings)))
+        for order, info in zip(orders, infos, strict=True):
             if order.dealer == self._with.tracker:
                 self._with.relay.start_fill(number, order.ring, order.pieces, order.by_offer, order.lane)
             else:
                 self._supply(live, order.dealer)
                 pieces = PieceSet(count, order.pieces).to_bytes()
-                self._with.say(order.dealer, Fill(number, self._info(order.ring), pieces, order.by_offer, *order.lane))
+                self._with.say(order.dealer, Fill(number, info, pieces, order.by_offer, *order.lane))
 
     def _supply(self, live: Live, node: str) -> None:
         """Tell a holder, once, that it has a part in this; who took part anyhow knows."""

@@ -264,8 +264,7 @@ class Generation:
         if handed is None:
             return [], []
         zone, arrivals = handed
-        nodes = [node for node in self._order if node in self.members and self._zones.get(node, "") == zone]
-        if not nodes:
+        if not self._in_zone(self.members, zone):
             return [], []
         done = set(dealt)
         left = [index for index in range(self.layout.count) if index not in done]
@@ -425,10 +424,11 @@ class Generation:
 
     def _at_home(self) -> set[str]:
         """The members that the tracker deals to, but for those who came late."""
-        return {node for node in self.members - self.apart if self._zones.get(node, "") == self.home}
+        return self._in_zone(self.members - self.apart, self.home)
 
     def _zone_ring(self, zone: str, dealer: str) -> Ring:
-        nodes = [node for node in self._order if node in self.members and self._zones.get(node, "") == zone]
+        here = self._in_zone(self.members, zone)
+        nodes = [node for node in self._order if node in here]
         beside = self._beside_of.get(zone, set())
         return self._ring(
             [node for node in nodes if node not in beside], dealer, [node for node in nodes if node in beside]
@@ -441,7 +441,10 @@ class Generation:
 
     def _near(self, nodes: set[str], zone: str) -> set[str]:
         """Those of `nodes` that are in the zone; all when none is."""
-        return {node for node in nodes if self._zones.get(node, "") == zone} or nodes
+        return self._in_zone(nodes, zone) or nodes
+
+    def _in_zone(self, nodes: set[str], zone: str) -> set[str]:
+        return {node for node in nodes if self._zones.get(node, "") == zone}
 
     def _draw(self, able: set[str], pieces: int) -> list[str]:
         """Some dealers for so many pieces; those who hold the blob where there are enough of them."""
@@ -462,8 +465,8 @@ class Generation:
         zone = self._zones.get(cohort[0], "")
         able = able - set(cohort)
         near = self._near(able, zone)
-        near_whole = sum(self._zones.get(node, "") == zone for node in near & self._whole())
-        alone = near_whole >= max(FEWEST_HOLDERS, len(cohort))
+        near_whole = self._in_zone(near & self._whole(), zone)
+        alone = len(near_whole) >= max(FEWEST_HOLDERS, len(cohort))
         orders = []
         for ring in [[node] for node in cohort] if alone else [cohort]:
             dealers = self._draw(near, len(missing)) or [self.tracker]

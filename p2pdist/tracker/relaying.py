@@ -231,11 +231,10 @@ class Relaying:
         """An agent deals over a ring; raises `InvalidInput` for a bitmap of the wrong length."""
         live = self._numbers.get(number)
         if live is not None and live.generation.is_dealt_by(node, epoch):
-            pieces = PieceSet.from_bytes(live.generation.layout.count, dealt)
-            self._epochs.order(live, live.generation.began(epoch, pieces))
+            self._epochs.began(live, epoch, PieceSet.from_bytes(live.generation.layout.count, dealt))
 
     def deals_done(self, node: str, number: int) -> None:
-        """All that an agent dealt is acknowledged."""
+        """All that an agent, or this tracker, dealt is acknowledged."""
         live = self._numbers.get(number)
         if live is not None:
             live.dealing.discard(node)
@@ -268,10 +267,7 @@ class Relaying:
                 if live is not None:
                     self._epochs.began(live, epoch, dealt)
             case DealsDone(number):
-                live = self._numbers.get(number)
-                if live is not None:
-                    live.dealing.discard(self._tracker)
-                    self._dealt_if_done(live)
+                self.deals_done(self._tracker, number)
             case TransferFailed(number, error):
                 live = self._numbers.get(number)
                 if live is not None:
