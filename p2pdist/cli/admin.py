@@ -2,10 +2,14 @@
 
 import argparse
 import http.client
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from p2pdist.cli.text import printable
 from p2pdist.config import PeerAddress
 from p2pdist.core.errors import Denied, InvalidInput, NotFound, P2PDistError, ProtocolError, Unavailable
 from p2pdist.oci.errors import parse_error_body
@@ -14,6 +18,8 @@ DEFAULT_ADMIN = "127.0.0.1:7503"
 _MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_LINE_BYTES = 1024 * 1024
 _ERRORS: dict[int, type[P2PDistError]] = {400: InvalidInput, 403: Denied, 404: NotFound, 503: Unavailable}
+_TIMEOUT_SECONDS = 10.0
+_Said = TypeVar("_Said")
 
 
 def add_admin_argument(parser: Any) -> None:
@@ -99,3 +105,21 @@ def _mapped(address: PeerAddress) -> Iterator[None]:
             f"no agent answers on {address} ({error.strerror or error}); is `p2pdist agent` running on this host?"
             " --admin names another address"
         ) from error
+
+
+def ask_and_print(
+    args: argparse.Namespace, target: str, kind: type[_Said], lines: Callable[[_Said], Iterator[str]]
+) -> int:
+    """Ask the agent for one JSON object of type `kind`, and print it: as it is with `--json`, else as `lines` says."""
+    with ask(args.admin, "GET", target, timeout_seconds=_TIMEOUT_SECONDS) as answer:
+        body = answer.body()
+    try:
+        said = msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"what answers on {args.admin} isn't an agent of this version: {error}") from error
+    if args.json:
+        print(json.dumps(json.loads(body), indent=2))
+    else:
+        for line in lines(said):
+            print(printable(line))
+    return 0

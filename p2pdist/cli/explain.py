@@ -1,21 +1,16 @@
 """`p2pdist explain`: where one blob's bytes came from on this host, how long it waited and for what."""
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
-
 from p2pdist.agent.explained import Explanation, Held, PullAccount, Source, Wait
-from p2pdist.cli.admin import add_admin_argument, ask
-from p2pdist.cli.text import format_duration, format_rate, printable
-from p2pdist.core.errors import ProtocolError
+from p2pdist.cli.admin import add_admin_argument, ask_and_print
+from p2pdist.cli.text import format_duration, format_rate
 from p2pdist.core.units import format_size
 
-_TIMEOUT_SECONDS = 10.0
 _SOURCES_SHOWN = 8
 _WAITS_SHOWN = 6
 
@@ -37,18 +32,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
     target = f"/v1/explain?{urlencode({'digest': args.digest})}"
-    with ask(args.admin, "GET", target, timeout_seconds=_TIMEOUT_SECONDS) as answer:
-        body = answer.body()
-    try:
-        explanation = msgspec.json.decode(body, type=Explanation)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"what answers on {args.admin} isn't an agent of this version: {error}") from error
-    if args.json:
-        print(json.dumps(json.loads(body), indent=2))
-    else:
-        for line in lines(explanation):
-            print(printable(line))
-    return 0
+    return ask_and_print(args, target, Explanation, lines)
 
 
 def lines(explanation: Explanation) -> Iterator[str]:

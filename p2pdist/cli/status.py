@@ -1,19 +1,13 @@
 """`p2pdist status`: what the agent of this host is doing, for people or (--json) as the agent said it."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from p2pdist.agent.report import RunningPull, Status, TrackerLink
-from p2pdist.cli.admin import add_admin_argument, ask
-from p2pdist.cli.text import format_duration, format_rate, printable
-from p2pdist.core.errors import ProtocolError
+from p2pdist.cli.admin import add_admin_argument, ask_and_print
+from p2pdist.cli.text import format_duration, format_rate
 from p2pdist.core.units import format_size
-
-_TIMEOUT_SECONDS = 10.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,18 +21,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask and print."""
-    with ask(args.admin, "GET", "/v1/status", timeout_seconds=_TIMEOUT_SECONDS) as answer:
-        body = answer.body()
-    try:
-        status = msgspec.json.decode(body, type=Status)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"what answers on {args.admin} isn't an agent of this version: {error}") from error
-    if args.json:
-        print(json.dumps(json.loads(body), indent=2))
-    else:
-        for line in _lines(status):
-            print(printable(line))
-    return 0
+    return ask_and_print(args, "/v1/status", Status, _lines)
 
 
 def _lines(status: Status) -> Iterator[str]:
