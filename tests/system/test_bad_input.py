@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pdist.core.errors import InvalidInput, StoreError
-from simulations.processes import Process
+from simulations.processes import Process, poll_until
 from tests.system.clients import ClientFailed, skopeo_copy
 from tests.system.daemons import P2PDIST, toml
 from tests.system.fetches import at_once, fetch_blob, get, pull
@@ -198,7 +198,7 @@ def test_a_full_store_fails_one_pull_and_nothing_else(
     assert fetched.status != 200 or fetched.size_bytes < large.size_bytes
     assert "space" in agent.log_text()
     assert fetch_blob(agent, REPOSITORY, small).is_whole(small)
-    assert agent.blobs_held() == 1
+    poll_until(lambda: agent.blobs_held() == 1, "the small blob is in the store", 20)
     assert fetch_blob(fleet.agents[0], REPOSITORY, large).is_whole(large)
     agent.stop()
     fleet.agents.remove(agent)

@@ -31,7 +31,7 @@ def test_idle_and_with_two_thousand_blobs(
         with ThreadPoolExecutor(PARALLEL_FETCHES) as pool:
             fetched = pool.map(lambda blob: (blob, fetch_blob(agent, REPOSITORY, blob)), made.layers)
             assert all(one.is_whole(blob) for blob, one in fetched)
-        assert agent.blobs_held() == BLOBS
+        poll_until(lambda: agent.blobs_held() == BLOBS, "all blobs are in the store", 20)
         figure("resident memory with 2,000 blobs", agent.rss_mib(), "MiB", at_most=120)
         agent.stop()
         agent.start()
