@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,30 @@ _IDLE_PER_SERVER = 8
 _IDLE_SECONDS = 20.0
 _READ_BYTES = 64 * 1024
 _CLOSED_WHILE_IDLE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+
+
+@dataclass(frozen=True, slots=True)
+class PassedBody:
+    """A request's body that comes while it is sent: `read` blocks for the next bytes and gives none at the end.
+
+    `length_bytes` is None for a body whose length isn't known; it goes out chunked. What `read` raises ends the
+    request.
+    """
+
+    read: Callable[[], bytes]
+    length_bytes: int | None
+
+    def framed(self) -> Iterator[bytes]:
+        """The bytes as they go over the connection (RFC 9112, 7.1)."""
+        sent_bytes = 0
+        while part := self.read():
+            sent_bytes += len(part)
+            yield part if self.length_bytes is not None else b"%x\r\n%b\r\n" % (len(part), part)
+        if self.length_bytes is None:
+            yield b"0\r\n\r\n"
+        elif sent_bytes != self.length_bytes:
+            raise ProtocolError(f"a body of {self.length_bytes} bytes ended after {sent_bytes}")
+
 
 _Server = tuple[tuple[str, str, int], ProxyServer | None]
 
@@ -194,9 +218,17 @@ class HttpClient:
         self._pool = _Pool()
 
     def request(
-        self, method: str, url: Url, headers: Mapping[str, str], *, interrupt: Interrupt, body: bytes | None = None
+        self,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        *,
+        interrupt: Interrupt,
+        body: bytes | PassedBody | None = None,
     ) -> Exchange:
         """Send a request and wait for the head of its answer, whatever the status.
+
+        A server may answer before it has read the body; the rest isn't sent then.
 
         Raises `ConnectFailed`, `ConnectionBroken`, `ProtocolError` for what isn't HTTP, and `Interrupted`.
         """
@@ -218,15 +250,24 @@ class HttpClient:
         self._pool.close()
 
     def _exchange(
-        self, link: _Link, method: str, url: Url, headers: Mapping[str, str], interrupt: Interrupt, body: bytes | None
+        self,
+        link: _Link,
+        method: str,
+        url: Url,
+        headers: Mapping[str, str],
+        interrupt: Interrupt,
+        body: bytes | PassedBody | None,
     ) -> Exchange:
         proxy = link.server[1]
         forwarded = proxy is not None and url.scheme == "http"
         fields = {"Host": url.authority, "User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
         if proxy is not None and forwarded and proxy.authorization:
             fields["Proxy-Authorization"] = proxy.authorization
-        if body is not None:
-            fields["Content-Length"] = str(len(body))
+        length = body.length_bytes if isinstance(body, PassedBody) else None if body is None else len(body)
+        if length is not None:
+            fields["Content-Length"] = str(length)
+        elif body is not None:
+            fields["Transfer-Encoding"] = "chunked"
         try:
             interrupt.watch(link.socket, partial(shut_down, link.socket))
             link.http.putrequest(
@@ -234,12 +275,25 @@ class HttpClient:
             )
             for name, value in fields.items():
                 link.http.putheader(name, value)
-            link.http.endheaders(body)
-            return Exchange(url, link, link.http.getresponse(), interrupt, self._pool)
+            link.http.endheaders(body if isinstance(body, bytes) else None)
+            cut = not _send_all(link.socket, body) if isinstance(body, PassedBody) else False
+            response = link.http.getresponse()
+            response.will_close = response.will_close or cut
+            return Exchange(url, link, response, interrupt, self._pool)
         except BaseException:
             drop(link.socket, interrupt)
             link.close()
             raise
+
+
+def _send_all(connection: socket.socket, body: PassedBody) -> bool:
+    """Send a body; False when the server stops taking it, as one does that has answered already."""
+    for part in body.framed():
+        try:
+            connection.sendall(part)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+    return True
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

@@ -24,6 +24,8 @@ from p2pdist.http.sending import ClientGone, Outlet
 from p2pdist.telemetry.logging import get_logger
 
 _READ_BYTES = 16 * 1024
+_SOME_BYTES = 256 * 1024
+"""How much of a body that is passed on while it comes is handed over at once: a hop to a worker thread costs 175 us."""
 
 log = get_logger(__name__)
 
@@ -104,19 +106,32 @@ class Connection:
                 request_is_complete()
             return body
 
+        async def receive_some() -> bytes:
+            was_complete = self._body_complete
+            some = await self._receive_some()
+            if self._body_complete and not was_complete:
+                request_is_complete()
+            return some
+
         if self._body_complete:
             request_is_complete()
         else:
             response.last = True
         try:
             with handling:
-                await self._handle(self._request(head, target, receive_body), response)
+                await self._handle(self._request(head, target, receive_body, receive_some), response)
         finally:
             watching.cancel()
         if handling.cancelled_caught:
             raise ClientGone("it hung up while its request was handled")
 
-    def _request(self, head: h11.Request, target: Target, receive_body: Callable[[int], Awaitable[bytes]]) -> Request:
+    def _request(
+        self,
+        head: h11.Request,
+        target: Target,
+        receive_body: Callable[[int], Awaitable[bytes]],
+        receive_some: Callable[[], Awaitable[bytes]],
+    ) -> Request:
         return Request(
             method=head.method.decode("ascii"),
             path=target.path,
@@ -125,6 +140,7 @@ class Connection:
             headers=Headers((name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers),
             peer=self._peer,
             receive_body=receive_body,
+            receive_some=receive_some,
         )
 
     async def _handle(self, request: Request, response: Response) -> None:
@@ -188,9 +204,7 @@ class Connection:
 
     async def _receive_body(self, limit_bytes: int) -> bytes:
         with trio.move_on_after(self._limits.body_seconds) as scope:
-            if self._protocol.they_are_waiting_for_100_continue and not self._body_complete:
-                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
-                await self._outlet.send(self._protocol.send(go_on))
+            await self._invite_body()
             while not self._body_complete:
                 if sum(map(len, self._body_parts)) > limit_bytes:
                     break
@@ -205,6 +219,35 @@ class Connection:
         if len(body) > limit_bytes:
             raise BodyTooLarge(f"the request's body is larger than the {limit_bytes} bytes that are read of it")
         return body
+
+    async def _receive_some(self) -> bytes:
+        """What is there of the body, waiting for its first bytes only; empty at its end."""
+        parts, self._body_parts = self._body_parts, []
+        some_bytes = sum(map(len, parts))
+        with trio.move_on_after(self._limits.body_seconds) as scope:
+            await self._invite_body()
+            while not self._body_complete and some_bytes < _SOME_BYTES:
+                event = self._parse()
+                if isinstance(event, h11.Data):
+                    parts.append(bytes(event.data))
+                    some_bytes += len(parts[-1])
+                elif event is not h11.NEED_DATA:
+                    self._body_complete = True
+                elif (data := self._receive_nowait()) is not None:
+                    self._protocol.receive_data(data)
+                elif parts:
+                    break
+                else:
+                    await trio.lowlevel.wait_readable(self._socket)
+        if scope.cancelled_caught:
+            raise RequestTimeout(f"nothing of the request's body came for {self._limits.body_seconds:g} s")
+        return b"".join(parts)
+
+    async def _invite_body(self) -> None:
+        """Answer a client that waits for `100 Continue` before it sends the body (RFC 9110, 10.1.1)."""
+        if self._protocol.they_are_waiting_for_100_continue and not self._body_complete:
+            go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+            await self._outlet.send(self._protocol.send(go_on))
 
     async def _next_event(self) -> object:
         while (event := self._parse()) is h11.NEED_DATA:

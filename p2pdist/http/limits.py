@@ -14,7 +14,7 @@ class Limits:
     header_seconds: float = 20.0
     """From the first byte of a request to the end of its header."""
     body_seconds: float = 60.0
-    """From the end of the header to the end of the request's body."""
+    """From the end of the header to the end of the request's body; of one that is passed on, each wait for more."""
     idle_seconds: float = 120.0
     """How long a connection may wait for its next request."""
     stall_seconds: float = 120.0

@@ -67,6 +67,7 @@ class Request:
     peer: str
     """The client's address and port."""
     receive_body: Callable[[int], Awaitable[bytes]] = field(repr=False, compare=False)
+    receive_some: Callable[[], Awaitable[bytes]] = field(repr=False, compare=False)
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body; asks a client that waits for `100 Continue` to go on.
@@ -74,3 +75,10 @@ class Request:
         Raises `BodyTooLarge` beyond `limit_bytes`, `RequestTimeout`, `BadRequest` for broken framing, and `ClientGone`.
         """
         return await self.receive_body(limit_bytes)
+
+    async def some_of_body(self) -> bytes:
+        """The next bytes of the body, as many as are there up to 256 KiB; empty at its end.
+
+        For bodies that are passed on while they come. Raises what `body` raises; the time limit is for each wait.
+        """
+        return await self.receive_some()

@@ -275,9 +275,8 @@ class _Handler(BaseHTTPRequestHandler):
         """The tests look at `requests`."""
 
     def _serve(self) -> None:
-        length = int(self.headers.get("content-length", 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.origin.answer(Seen(self.command, self.path, headers, self.rfile.read(length)))
+        reply = self.server.origin.answer(Seen(self.command, self.path, headers, self._read_body()))
         if reply.raw is not None:
             self.wfile.write(reply.raw)
             self.close_connection = True
@@ -302,7 +301,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self._send_body(reply)
 
-    do_GET = do_HEAD = do_POST = _serve  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = b""
+        while length := int(self.rfile.readline(), 16):
+            body += self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _send_body(self, reply: Reply) -> None:
         stop = next((at for at in (reply.cut_after, reply.hang_after) if at is not None), len(reply.body))

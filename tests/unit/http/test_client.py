@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from p2pdist.core.errors import InvalidInput, ProtocolError
-from p2pdist.http.client import ConnectionBroken, HttpClient
+from p2pdist.http.client import ConnectionBroken, HttpClient, PassedBody
 from p2pdist.http.dial import AddressInfo, ConnectFailed
 from p2pdist.http.interrupt import Interrupt, Interrupted
 from p2pdist.http.proxies import Proxies
@@ -315,3 +315,57 @@ def test_the_head_of_a_cut_answer_is_still_read(server: OriginServer) -> None:
     with client() as made, made.request("GET", Url.parse(f"{server.url}/a"), {}, interrupt=Interrupt()) as exchange:
         assert exchange.status == 200
         assert exchange.read_start(10) == b"x" * 10
+
+
+def passed(*parts: bytes, length_bytes: int | None = None) -> PassedBody:
+    left = list(parts)
+    return PassedBody(lambda: left.pop(0) if left else b"", length_bytes)
+
+
+def put(made: HttpClient, url: str, body: PassedBody) -> int:
+    with made.request("PUT", Url.parse(url), {}, interrupt=Interrupt(), body=body) as exchange:
+        exchange.read(1 << 20)
+        return exchange.status
+
+
+def test_a_body_that_is_passed_on_arrives_with_its_length_or_chunked(server: OriginServer) -> None:
+    server.put("/up", Reply(201))
+    with client() as made:
+        assert put(made, f"{server.url}/up", passed(b"ab", b"c" * 300_000, length_bytes=300_002)) == 201
+        assert put(made, f"{server.url}/up", passed(b"ab", b"c" * 300_000)) == 201
+        assert put(made, f"{server.url}/up", passed(length_bytes=0)) == 201
+    bodies = [seen.body for seen in server.requests]
+    assert bodies == [b"ab" + b"c" * 300_000] * 2 + [b""]
+    assert [seen.headers.get("content-length") for seen in server.requests] == ["300002", None, "0"]
+    assert [seen.headers.get("transfer-encoding") for seen in server.requests] == [None, "chunked", None]
+
+
+def test_what_reading_a_body_raises_ends_the_request(server: OriginServer) -> None:
+    def fail() -> bytes:
+        raise InvalidInput("the client hung up")
+
+    with client() as made, pytest.raises(InvalidInput, match="hung up"):
+        put(made, f"{server.url}/up", PassedBody(fail, None))
+
+
+def test_a_body_that_isnt_as_long_as_announced_isnt_passed_off_as_whole(server: OriginServer) -> None:
+    with client() as made, pytest.raises(ProtocolError, match="5 bytes ended after 3"):
+        put(made, f"{server.url}/up", passed(b"abc", length_bytes=5))
+
+
+def test_an_answer_that_comes_before_the_body_is_read_counts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endless = PassedBody(lambda: b"x" * 65536, None)
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+                connection.shutdown(socket.SHUT_RD)
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        with client() as made:
+            assert put(made, f"http://127.0.0.1:{listener.getsockname()[1]}/up", endless) == 413
+        refusing.join()

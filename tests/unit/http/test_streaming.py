@@ -292,3 +292,47 @@ async def test_a_client_that_sends_without_end_while_it_is_answered_is_not_read_
         leave.set()
         assert sent_bytes < most_bytes
         assert (await client.answer()).status == 200
+
+
+async def passes(request: Request, response: Response) -> None:
+    """Read the body as one that is passed on, and say in how many parts it came."""
+    parts = []
+    while part := await request.some_of_body():
+        parts.append(part)
+    assert await request.some_of_body() == b""
+    await response.send(200, {"X-Parts": str(len(parts)), "X-Longest": str(max(map(len, parts), default=0))}, parts[-1])
+
+
+async def test_a_body_is_handed_over_while_it_comes() -> None:
+    async with running_server(passes) as server, server.connect() as client:
+        await client.request("/", "Content-Length: 8", method="PUT", body=b"one")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        await client.send(b"-last")
+        answer = await client.answer("PUT")
+        assert (answer.status, answer.headers["x-parts"], answer.body) == (200, "2", b"-last")
+        await client.request("/", "Transfer-Encoding: chunked", "Expect: 100-continue", method="PUT")
+        assert await client.stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"2\r\nab\r\n0\r\n\r\n")
+        assert (await client.answer("PUT")).body == b"ab"
+
+
+async def test_a_large_body_comes_in_parts_of_bounded_size() -> None:
+    async with running_server(passes) as server, server.connect() as client:
+        await client.request("/", f"Content-Length: {len(CONTENT)}", method="PUT", body=CONTENT)
+        answer = await client.answer("PUT")
+        assert int(answer.headers["x-longest"]) < 256 * 1024 + 16 * 1024
+        assert int(answer.headers["x-parts"]) >= len(CONTENT) // (256 * 1024 + 16 * 1024)
+
+
+async def test_a_body_that_stops_coming_is_given_up() -> None:
+    async with running_server(passes, Limits(body_seconds=0.02)) as server, server.connect() as client:
+        await client.request("/", "Content-Length: 8", method="PUT", body=b"one")
+        assert (await client.answer("PUT")).status == 408
+        assert await client.ending() == "fin"
+
+
+async def test_a_body_that_is_cut_is_an_error_of_the_request() -> None:
+    async with running_server(passes) as server, server.connect() as client:
+        await client.request("/", "Content-Length: 8", method="PUT", body=b"one")
+        await client.stream.send_eof()
+        assert (await client.answer("PUT")).status == 400
