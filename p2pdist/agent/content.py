@@ -11,6 +11,7 @@ from typing import Protocol
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid
+from p2pdist.http.ranges import Ranges
 from p2pdist.oci.reference import Tag
 
 
@@ -68,10 +69,13 @@ class Content(Protocol):
     async def manifest(self, upstream: str, repository: str, reference: Tag | Digest) -> ManifestContent:
         """A manifest by tag, resolved upstream now, or by digest; raises `ManifestUnknown`, `Denied`, `Unavailable`."""
 
-    def blob(self, upstream: str, repository: str, digest: Digest) -> AbstractAsyncContextManager[BlobView]:
+    def blob(
+        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+    ) -> AbstractAsyncContextManager[BlobView]:
         """A view of a blob, which is pulled if it isn't here; entering it waits until the size is known.
 
-        What is raised inside passes through unchanged. Entering raises `BlobUnknown`, `Denied`, `Unavailable`.
+        With `ranges` only those parts are read. What is raised inside passes through unchanged. Entering raises
+        `BlobUnknown`, `Denied`, `Unavailable`, `RangeNotSatisfiable`.
         """
 
     def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:

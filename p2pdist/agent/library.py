@@ -17,6 +17,7 @@ from p2pdist.agent.content import BlobView, ManifestContent
 from p2pdist.agent.pull import Pull
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, ProtocolError, StoreError, Unavailable
+from p2pdist.http.ranges import Ranges
 from p2pdist.oci.errors import ManifestInvalid
 from p2pdist.oci.manifest import Manifest, parse_manifest
 from p2pdist.oci.reference import Tag
@@ -167,7 +168,9 @@ class Library:
         return content
 
     @asynccontextmanager
-    async def blob(self, upstream: str, repository: str, digest: Digest) -> AsyncIterator[BlobView]:
+    async def blob(
+        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+    ) -> AsyncIterator[BlobView]:
         """See `Content.blob`."""
         async with AsyncExitStack() as stack:
             view: BlobView | None = None

@@ -3,26 +3,22 @@
 It turns requests into calls of `Content` and their results into answers that daemons understand (facts.md, "Container
 clients"). A daemon has a way out, the origin, and takes it at once when it gets a 404; any other failure costs it up to
 a minute. So before the header every failure to get something is a 404, whatever its reason. After the header there is
-no way out, and the shim can only end the body short, by FIN, so that the daemon resumes it with a Range. To make that
-rare, a header leaves only when the first bytes can follow it. Knows nothing of where content comes from.
+no way out, and the shim can only end the body short, by FIN, so that the daemon resumes it with a Range. How blobs are
+sent is in blob_answer.py. Knows nothing of where content comes from.
 """
 
-from collections.abc import Mapping
-
-import trio
-
-from p2pdist.agent.content import BlobView, Content
+from p2pdist.agent.blob_answer import BlobAnswers
+from p2pdist.agent.content import Content
+from p2pdist.agent.fields import ALWAYS, identity
 from p2pdist.agent.routes import BlobRoute, ManifestRoute, Route, VersionCheck, parse_route
-from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, InvalidInput, ManifestUnknown, NotFound, P2PDistError
-from p2pdist.http.headers import Headers, accepts
-from p2pdist.http.ranges import ByteRange, RangeNotSatisfiable, parse_range
+from p2pdist.http.headers import accepts
+from p2pdist.http.ranges import RangeNotSatisfiable
 from p2pdist.http.server import ClientGone, Request, Response
 from p2pdist.oci.errors import error_body
 from p2pdist.telemetry.logging import get_logger
-from p2pdist.telemetry.metrics import AgentMetrics, ByteSink, ShimRequest
+from p2pdist.telemetry.metrics import AgentMetrics, ShimRequest
 
-_ALWAYS = {"Docker-Distribution-API-Version": "registry/2.0"}
 _UNANSWERED = "none"
 """The status label of requests that ended without an answer of ours: the client hung up (or a bug, see the log)."""
 
@@ -40,6 +36,7 @@ class Shim:
 
     def __init__(self, content: Content, metrics: AgentMetrics, default_upstream: str | None = None) -> None:
         self._content = content
+        self._blobs = BlobAnswers(content, metrics)
         self._metrics = metrics
         self._default_upstream = default_upstream
 
@@ -69,11 +66,9 @@ class Shim:
     async def _answer(self, route: Route, request: Request, response: Response) -> None:
         match route:
             case VersionCheck():
-                await response.send(200, {**_ALWAYS, "Content-Type": "application/json"}, b"{}")
+                await response.send(200, {**ALWAYS, "Content-Type": "application/json"}, b"{}")
             case ManifestRoute():
                 await self._answer_manifest(route, request, response)
-            case BlobRoute() if request.method == "HEAD":
-                await self._answer_blob_head(route, response)
             case BlobRoute():
                 await self._answer_blob(route, request, response)
 
@@ -84,43 +79,21 @@ class Shim:
             raise _missing(route, error, ManifestUnknown) from error
         if not accepts(request.headers.get("accept"), manifest.media_type):
             raise ManifestUnknown(f"{route.reference} is of the type {manifest.media_type}, which Accept doesn't list")
-        headers = {"Content-Type": manifest.media_type, **_identity(manifest.digest)}
+        headers = {"Content-Type": manifest.media_type, **identity(manifest.digest)}
         await response.send(200, headers, manifest.body)
 
-    async def _answer_blob_head(self, route: BlobRoute, response: Response) -> None:
-        try:
-            size_bytes = await self._content.blob_size(route.upstream, route.repository, route.digest)
-        except P2PDistError as error:
-            raise _missing(route, error, BlobUnknown) from error
-        await response.send(200, {**_blob_headers(route.digest), "Content-Length": str(size_bytes)})
-
     async def _answer_blob(self, route: BlobRoute, request: Request, response: Response) -> None:
-        asked = trio.current_time()
         try:
-            async with self._content.blob(route.upstream, route.repository, route.digest) as view:
-                part = _wanted_part(request.headers, route.digest, view.size_bytes)
-                start, end = (part.start, part.end) if part else (0, view.size_bytes)
-                self._content.asked(route.upstream, route.repository, route.digest, whole=part is None)
-                if start < end:
-                    await view.available(start)
-                await response.start(206 if part else 200, _part_headers(route.digest, part, view.size_bytes))
-                self._metrics.first_byte_seconds.observe(trio.current_time() - asked)
-                await self._send_part(view, start, end, response)
+            if request.method == "HEAD":
+                await self._blobs.head(route, response)
+            else:
+                await self._blobs.get(route, request.headers, response)
         except (ClientGone, RangeNotSatisfiable):
             raise
         except P2PDistError as error:
             if response.started:
                 raise
             raise _missing(route, error, BlobUnknown) from error
-
-    async def _send_part(self, view: BlobView, start: int, end: int, response: Response) -> None:
-        """Send the bytes from `start` to `end`, each run as soon as it can be read."""
-        sent_bytes = self._metrics.sent_bytes.labels(ByteSink.SHIM)
-        while start < end:
-            run_end = min(end, await view.available(start))
-            await response.send_file(view.fd, start, run_end - start)
-            sent_bytes.inc(run_end - start)
-            start = run_end
 
     def _cut_short(self, request: Request, response: Response, error: P2PDistError) -> None:
         log.warning("response_cut_short", target=request.raw_target, peer=request.peer, error=error)
@@ -149,35 +122,8 @@ def _missing(
     return missing(str(error))
 
 
-def _wanted_part(headers: Headers, digest: Digest, size_bytes: int) -> ByteRange | None:
-    """The range that a GET asks for; with If-Range only if the client means this very blob (RFC 9110, 13.1.5)."""
-    condition = headers.get("if-range")
-    if condition is not None and condition != _etag(digest):
-        return None
-    return parse_range(headers.get("range"), size_bytes)
-
-
-def _etag(digest: Digest) -> str:
-    return f'"{digest}"'
-
-
-def _identity(digest: Digest) -> dict[str, str]:
-    return {**_ALWAYS, "Docker-Content-Digest": str(digest), "ETag": _etag(digest)}
-
-
-def _blob_headers(digest: Digest) -> dict[str, str]:
-    return {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **_identity(digest)}
-
-
-def _part_headers(digest: Digest, part: ByteRange | None, size_bytes: int) -> Mapping[str, str]:
-    headers = _blob_headers(digest)
-    if part is None:
-        return {**headers, "Content-Length": str(size_bytes)}
-    return {**headers, "Content-Length": str(part.length), "Content-Range": part.content_range(size_bytes)}
-
-
 async def _send_error(response: Response, error: P2PDistError) -> None:
-    headers = {**_ALWAYS, "Content-Type": "application/json"}
+    headers = {**ALWAYS, "Content-Type": "application/json"}
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = error.content_range
     if isinstance(error, MethodNotAllowed):

@@ -1,10 +1,19 @@
-"""Byte ranges of a request (RFC 9110, 14.1.2 and 14.2): which bytes of a representation the client asks for. Pure."""
+"""Byte ranges of a request (RFC 9110, 14.1.2 and 14.2): which bytes of a representation the client asks for. Pure.
+
+A field is read before the size is known, so that it can be seen what kind of request it is, and resolved afterwards.
+Who reads lazily lists hundreds of ranges in one field (podman 300, in 5 KiB) and takes the parts of the answer for
+those that it asked for, one by one: so parts are never joined, sorted or left out because they overlap. A field whose
+ranges come to more than the representation would cost more than what it asks for; it is ignored.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pdist.core.errors import P2PDistError
 
+MOST_RANGES = 2048
+"""A field that lists more is ignored; podman stops at 1024."""
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 _MOST_DIGITS = 18
 
@@ -15,8 +24,8 @@ class RangeNotSatisfiable(P2PDistError):
     http_status = 416
     oci_code = "RANGE_INVALID"
 
-    def __init__(self, header: str, size_bytes: int) -> None:
-        super().__init__(f"the range {header[:100]!r} lies outside the {size_bytes} bytes that there are")
+    def __init__(self, asked: str, size_bytes: int) -> None:
+        super().__init__(f"the range {asked[:100]!r} lies outside the {size_bytes} bytes that there are")
         self.size_bytes = size_bytes
 
     @property
@@ -38,8 +47,57 @@ class ByteRange:
         return self.end - self.start
 
     def content_range(self, size_bytes: int) -> str:
-        """The Content-Range field of a 206 answer with this part of `size_bytes`; its last position is inclusive."""
+        """The Content-Range field of this part of `size_bytes`; its last position is inclusive."""
         return f"bytes {self.start}-{self.end - 1}/{size_bytes}"
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSpec:
+    """One range as it is asked for: from `first` to `last`, both inclusive; to the end when `last` is None.
+
+    Without `first`, the `last` bytes that there are: a suffix.
+    """
+
+    first: int | None
+    last: int | None
+
+    def within(self, size_bytes: int) -> ByteRange | None:
+        """What of a representation that is; None when nothing."""
+        if self.first is None:
+            suffix = min(self.last or 0, size_bytes)
+            return ByteRange(size_bytes - suffix, size_bytes) if suffix else None
+        end = size_bytes if self.last is None else min(size_bytes, self.last + 1)
+        return ByteRange(self.first, end) if self.first < end else None
+
+    def __str__(self) -> str:
+        return f"{'' if self.first is None else self.first}-{'' if self.last is None else self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """The ranges of one request, at least one, in the order in which they are asked for."""
+
+    specs: tuple[RangeSpec, ...]
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether all from some byte on is asked for: who resumes does that, and who reads as far as it likes."""
+        return len(self.specs) == 1 and self.specs[0].first is not None and self.specs[0].last is None
+
+    def resolve(self, size_bytes: int) -> Sequence[ByteRange] | None:
+        """The parts to send of a representation of `size_bytes`; None: send it whole, with status 200.
+
+        Ranges that lie outside are left out; raises `RangeNotSatisfiable` when none is left. Of an empty
+        representation, whatever starts at its beginning is the whole.
+        """
+        found = [part for part in (spec.within(size_bytes) for spec in self.specs) if part is not None]
+        if not found:
+            if size_bytes == 0 and any(spec.first == 0 or (spec.first is None and spec.last) for spec in self.specs):
+                return None
+            raise RangeNotSatisfiable(f"bytes={','.join(map(str, self.specs))}", size_bytes)
+        if len(found) > 1 and sum(part.length for part in found) > size_bytes:
+            return None
+        return found
 
 
 def _number(digits: str) -> int:
@@ -48,39 +106,38 @@ def _number(digits: str) -> int:
     return int(significant or "0") if len(significant) <= _MOST_DIGITS else 10**_MOST_DIGITS
 
 
-def _the_one_spec(header: str) -> tuple[str, str] | None:
-    """First and last position (either may be empty) of a field that names one range of bytes in a valid way."""
-    unit, equals, ranges = header.partition("=")
-    specs = [spec for spec in (element.strip(" \t") for element in ranges.split(",")) if spec]
-    if unit.strip(" \t").lower() != "bytes" or not equals or len(specs) != 1:
-        return None
-    match = _SPEC.fullmatch(specs[0])
+def _spec(text: str) -> RangeSpec | None:
+    match = _SPEC.fullmatch(text)
     if match is None or not (match[1] or match[2]):
         return None
-    return match[1], match[2]
+    first, last = (_number(digits) if digits else None for digits in (match[1], match[2]))
+    if first is not None and last is not None and last < first:
+        return None
+    return RangeSpec(first, last)
+
+
+def parse_ranges(header: str | None) -> Ranges | None:
+    """The ranges that a Range field asks for: `bytes=A-B`, `bytes=A-`, `bytes=-N`, or several of them.
+
+    None when there is no field, and when there is one that is to be ignored: malformed, of another unit, or too long.
+    """
+    if header is None:
+        return None
+    unit, equals, listed = header.partition("=")
+    if unit.strip(" \t").lower() != "bytes" or not equals or listed.count(",") > 2 * MOST_RANGES:
+        return None
+    texts = [text for text in (element.strip(" \t") for element in listed.split(",")) if text]
+    specs = [spec for spec in map(_spec, texts) if spec is not None]
+    if not specs or len(specs) != len(texts) or len(specs) > MOST_RANGES:
+        return None
+    return Ranges(tuple(specs))
 
 
 def parse_range(header: str | None, size_bytes: int) -> ByteRange | None:
-    """The range that a Range field asks of a representation of `size_bytes`; None: send it whole, with status 200.
+    """The one range to send of a representation of `size_bytes`, for who sends one at a time; None: send it whole.
 
-    The three forms are `bytes=A-B`, `bytes=A-` and `bytes=-N`. A field that is malformed, has another unit or lists
-    several ranges is ignored, as the RFC allows. Raises `RangeNotSatisfiable` when the one range has no byte in common
-    with the representation; of an empty one, whatever starts at its beginning is the whole.
+    Raises `RangeNotSatisfiable`.
     """
-    spec = None if header is None else _the_one_spec(header)
-    if header is None or spec is None:
-        return None
-    first, last = spec
-    if not first:
-        suffix = _number(last)
-        if suffix == 0:
-            raise RangeNotSatisfiable(header, size_bytes)
-        return ByteRange(max(0, size_bytes - suffix), size_bytes) if size_bytes else None
-    start = _number(first)
-    if last and _number(last) < start:
-        return None
-    if start >= size_bytes:
-        if start == 0:
-            return None
-        raise RangeNotSatisfiable(header, size_bytes)
-    return ByteRange(start, min(size_bytes, _number(last) + 1) if last else size_bytes)
+    ranges = parse_ranges(header)
+    parts = None if ranges is None else ranges.resolve(size_bytes)
+    return parts[0] if parts is not None and len(parts) == 1 else None

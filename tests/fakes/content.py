@@ -9,6 +9,7 @@ import trio
 from p2pdist.agent.content import ManifestContent
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, DigestInvalid, ManifestUnknown, P2PDistError
+from p2pdist.http.ranges import Ranges
 from p2pdist.oci.reference import Tag
 
 
@@ -106,7 +107,9 @@ class FakeContent:
         return found
 
     @asynccontextmanager
-    async def blob(self, upstream: str, repository: str, digest: Digest) -> AsyncIterator[FakeBlob]:
+    async def blob(
+        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+    ) -> AsyncIterator[FakeBlob]:
         blob = await self._find(upstream, repository, digest)
         blob.readers += 1
         try:

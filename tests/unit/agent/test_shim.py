@@ -1,9 +1,13 @@
+import email
+import email.policy
 import json
 import random
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 from prometheus_client import CollectorRegistry
 
 from p2pdist.agent.content import Content, ManifestContent
@@ -218,11 +222,90 @@ async def test_ranges_that_cant_be_satisfied_and_ranges_that_are_ignored(bench: 
         answer = await client.get(BLOB, "Range: bytes=1000000-")
         assert (answer.status, codes(answer)) == (416, ["RANGE_INVALID"])
         assert answer.headers["content-range"] == "bytes */1000000"
-        several = "Range: bytes=" + ",".join(f"{at}-{at}" for at in range(0, 300_000, 1000))
-        for lines in ([several], ["Range: lines=1-2"], ["Range: bytes=0-5", 'If-Range: "other"']):
+        too_much = "Range: bytes=0-999999,0-0"
+        for lines in ([too_much], ["Range: lines=1-2"], ["Range: bytes=0-5", 'If-Range: "other"']):
             answer = await client.get(BLOB, *lines)
             assert (answer.status, len(answer.body)) == (200, 1_000_000)
     assert bench.content.taken == [(DIGEST, True)] * 3
+
+
+def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
+    """Content-Range and bytes of each part, by a reader of mail, which knows nothing of ours."""
+    head = f"Content-Type: {answer.headers['content-type']}\n\n".encode()
+    message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
+    assert message.is_multipart()
+    return [(part["content-range"], part.get_payload(decode=True)) for part in message.iter_parts()]
+
+
+async def test_three_hundred_ranges_in_one_field_are_three_hundred_parts(bench: Bench) -> None:
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    starts = random.Random(300).sample(range(900_000), 300)
+    wanted = [(start, start + 1 + start % 3000) for start in starts]
+    field = ",".join(f"{start}-{end - 1}" for start, end in wanted)
+    async with bench.running() as server, server.connect() as client:
+        for _ in range(2):
+            answer = await client.get(BLOB, f"Range: bytes={field}")
+            assert (answer.status, answer.complete) == (206, True)
+            assert answer.headers["content-length"] == str(len(answer.body))
+            assert "content-range" not in answer.headers
+            assert answer.headers["docker-content-digest"] == str(DIGEST)
+            expected = [(f"bytes {start}-{end - 1}/1000000", len(DATA[start:end])) for start, end in wanted]
+            framing = r"\r\n--(\S+)\r\nContent-Type: application/octet-stream\r\nContent-Range: (.+)\r\n\r\n"
+            rest, found = answer.body, []
+            for start, end in wanted:
+                match = re.match(framing.encode(), rest)
+                assert match is not None
+                found.append((match[2].decode(), end - start))
+                assert rest[match.end() : match.end() + end - start] == DATA[start:end]
+                rest = rest[match.end() + end - start :]
+            assert found == expected
+            assert rest == b"\r\n--" + match[1] + b"--\r\n"
+    assert bench.content.taken == [(DIGEST, False)] * 2
+
+
+async def test_parts_of_a_blob_that_is_still_arriving(bench: Bench) -> None:
+    text = random.Random(21).randbytes(500_000).hex().encode()
+    blob = bench.content.expect_blob("docker.io", "library/app", Digest.of(text), len(text))
+    async with bench.running() as server, server.connect() as client:
+        await client.request(f"/v2/app/blobs/{blob.digest}", "Range: bytes=600000-600009,10-19, -7")
+        await blob.awaited.wait()
+        blob.awaited = trio.Event()
+        blob.arrive(text[:700_000])
+        await blob.awaited.wait()
+        blob.arrive(text[700_000:])
+        answer = await client.answer()
+        assert answer.status == 206
+        assert parts_of(answer) == [
+            ("bytes 600000-600009/1000000", text[600_000:600_010]),
+            ("bytes 10-19/1000000", text[10:20]),
+            ("bytes 999993-999999/1000000", text[-7:]),
+        ]
+
+
+async def test_one_range_that_is_left_of_several_is_sent_as_one(bench: Bench) -> None:
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get(BLOB, "Range: bytes=5-9,2000000-2000001")
+        assert (answer.status, answer.body) == (206, DATA[5:10])
+        assert answer.headers["content-range"] == "bytes 5-9/1000000"
+
+
+async def test_a_header_that_waits_too_long_leaves_before_the_first_bytes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pdist.agent.blob_answer.HEADER_SECONDS", 0.2)
+    blob = bench.content.expect_blob("docker.io", "library/app", DIGEST, len(DATA))
+    async with bench.running() as server, server.connect() as client:
+        await client.request(BLOB)
+        received = b""
+        while not received.endswith(b"\r\n\r\n"):
+            received += await client.stream.receive_some()
+        assert received.startswith(b"HTTP/1.1 200 ")
+        blob.arrive(DATA)
+        received = b""
+        while len(received) < len(DATA):
+            received += await client.stream.receive_some()
+        assert received == DATA
 
 
 async def test_bytes_leave_while_the_rest_is_still_to_come(bench: Bench) -> None:
