@@ -12,6 +12,10 @@ _SCHEME = re.compile(rf"({_TOKEN})(?=[ \t]|,|\Z)[ \t]*")
 _PARAMETER = re.compile(rf'({_TOKEN})[ \t]*=[ \t]*(?:({_TOKEN})|"((?:[^"\\]|\\.)*)")(?=[ \t]*(?:,|\Z))', re.DOTALL)
 _TOKEN68 = re.compile(r"([A-Za-z0-9._~+/-]+=*)(?=[ \t]*(?:,|\Z))")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_QUOTED = re.compile(r'["\\]')
+_RELAYED = ("realm", "service", "scope", "error")
+_PRINTABLE = re.compile(r"[\x20-\x7e]+")
+_MAX_RELAYED_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,12 @@ class Challenge:
     scheme: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     token68: str = ""
+
+    def __str__(self) -> str:
+        """The challenge as a field value has it; only for those without token68."""
+        return f"{self.scheme.capitalize()} " + ",".join(
+            f'{name}="{_QUOTED.sub(_escape, value)}"' for name, value in self.parameters.items()
+        )
 
 
 def parse_challenges(value: str) -> list[Challenge]:
@@ -61,3 +71,22 @@ def _add(parameters: dict[str, str], match: re.Match[str]) -> None:
 def _skip_separators(value: str, position: int) -> int:
     match = _SEPARATOR.match(value, position)
     return match.end() if match else position
+
+
+def relayed(value: str) -> Challenge | None:
+    """The Bearer challenge in a field value as a caller may be sent it; None when there is none that can be.
+
+    Only what the token flow needs is kept, and only what fits into a field (distribution spec, "Token Authentication").
+    Basic isn't relayed, because a caller would answer it with a password. Raises `ProtocolError` for no challenge.
+    """
+    for challenge in parse_challenges(value):
+        parameters = {name: challenge.parameters[name] for name in _RELAYED if challenge.parameters.get(name)}
+        fits = all(_PRINTABLE.fullmatch(text) for text in parameters.values())
+        if challenge.scheme == "bearer" and "realm" in parameters and fits:
+            kept = Challenge("bearer", parameters)
+            return kept if len(str(kept)) <= _MAX_RELAYED_LENGTH else None
+    return None
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "\\" + match[0]

@@ -4,8 +4,10 @@ Pure: knows neither requests nor who asked.
 """
 
 import json
+from typing import Self
 
-from p2pdist.core.errors import InvalidInput, P2PDistError, ProtocolError
+from p2pdist.core.errors import Denied, InvalidInput, P2PDistError, ProtocolError
+from p2pdist.oci.challenge import Challenge
 
 _MAX_ERRORS = 8
 _MAX_TEXT = 300
@@ -21,6 +23,19 @@ class ManifestInvalid(ProtocolError):
     """A manifest that isn't one, is too large, or isn't the one that its digest names."""
 
     oci_code = "MANIFEST_INVALID"
+
+
+class Unauthorized(Denied):
+    """The upstream wants to be convinced first; by a token, if `challenge` says where there are some."""
+
+    http_status = 401
+    oci_code = "UNAUTHORIZED"
+    challenge: Challenge | None = None
+
+    def with_challenge(self, challenge: Challenge | None) -> Self:
+        """The same error, and what to say to a caller who could bring a token."""
+        self.challenge = challenge
+        return self
 
 
 def error_body(error: P2PDistError) -> bytes:

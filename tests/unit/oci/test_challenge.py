@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pdist.core.errors import ProtocolError
-from p2pdist.oci.challenge import Challenge, parse_challenges
+from p2pdist.oci.challenge import Challenge, parse_challenges, relayed
 
 HUB = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/app:pull"'
 
@@ -80,3 +80,34 @@ def test_several_challenges_in_one_line_are_told_apart(challenges: list[tuple[st
         for scheme, parameters in challenges
     )
     assert parse_challenges(line) == [Challenge(scheme.lower(), parameters) for scheme, parameters in challenges]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (HUB, HUB),
+        (f'Basic realm="x", {HUB}, more="y"', HUB),
+        ('Bearer realm="https://a.test",error="invalid_token"', 'Bearer realm="https://a.test",error="invalid_token"'),
+        (r'Bearer realm="https://a.test",service="a \"b\" \\"', r'Bearer realm="https://a.test",service="a \"b\" \\"'),
+        ('Bearer realm="https://a.test",scope=""', 'Bearer realm="https://a.test"'),
+        ('Basic realm="x"', None),
+        ("Bearer", None),
+        ('Bearer service="x"', None),
+        ('Bearer realm="https://a.test/\r\nX: y"', None),
+        ('Bearer realm="https://ä.test"', None),
+        (f'Bearer realm="https://a.test/{"x" * 4096}"', None),
+        ("", None),
+    ],
+)
+def test_what_is_relayed_to_a_caller(line: str, expected: str | None) -> None:
+    found = relayed(line)
+    assert (str(found) if found else None) == expected
+
+
+@given(st.dictionaries(st.sampled_from(["realm", "service", "scope", "error", "other"]), st.text(max_size=20)))
+def test_what_is_relayed_reads_as_what_it_was(parameters: dict[str, str]) -> None:
+    found = relayed(str(Challenge("bearer", parameters)))
+    if found is not None:
+        assert str(found).isprintable()
+        assert parse_challenges(str(found)) == [found]
+        assert found.parameters.items() <= parameters.items()
