@@ -20,7 +20,7 @@ from p2pdist.core.errors import Denied, InvalidInput, ProtocolError, Unavailable
 from p2pdist.http.client import Exchange, HttpClient
 from p2pdist.http.url import Url
 from p2pdist.oci.call import Call
-from p2pdist.oci.challenge import Challenge, parse_challenges
+from p2pdist.oci.challenge import Challenge, parse_challenges, relayed
 from p2pdist.oci.credentials import Credentials
 from p2pdist.oci.redirects import follow
 from p2pdist.oci.upstream import Upstream
@@ -125,6 +125,23 @@ class Authorizer:
         credentials = self._credentials(call) if realm is not None else None
         if realm is not None and credentials is not None and (grant := self._token(realm, credentials, call)):
             yield grant
+
+    def challenge(self, challenge_line: str, call: Call) -> Challenge | None:
+        """What a caller who could bring a token is told: what this line says, or what the registry said before.
+
+        None when the registry wants no token. Raises `ProtocolError` for a realm that nobody should be sent to.
+        """
+        said = relayed(challenge_line)
+        if said is not None:
+            realm, error = self._realm(said, call), said.parameters.get("error", "")
+        else:
+            with self._lock:
+                remembered = self._realms.get(call.wanted.repository.path)
+            if remembered is None:
+                return None
+            realm, error = remembered, ""
+        parameters = {"realm": str(realm.url), "service": realm.service, "scope": " ".join(realm.scopes)}
+        return relayed(str(Challenge("bearer", parameters | {"error": error})))
 
     @property
     def has_credentials(self) -> bool:

@@ -29,7 +29,11 @@ class Wanted:
 
     def explain(self, error: P2PDistError) -> P2PDistError:
         """`error` with what was wanted in front of its message; a call that was called off stays as it is."""
-        return error if isinstance(error, Interrupted) else type(error)(f"{self}: {error}")
+        if isinstance(error, Interrupted):
+            return error
+        explained = type(error)(f"{self}: {error}")
+        vars(explained).update(vars(error))
+        return explained
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

@@ -26,14 +26,14 @@ class ManifestInvalid(ProtocolError):
 
 
 class Unauthorized(Denied):
-    """The upstream wants to be convinced first; by a token, if `challenge` says where there are some."""
+    """The upstream wants a token; `challenge` says where there are some, and is what a caller is told."""
 
     http_status = 401
     oci_code = "UNAUTHORIZED"
-    challenge: Challenge | None = None
+    challenge = Challenge("bearer")
 
-    def with_challenge(self, challenge: Challenge | None) -> Self:
-        """The same error, and what to say to a caller who could bring a token."""
+    def with_challenge(self, challenge: Challenge) -> Self:
+        """The same error with its challenge."""
         self.challenge = challenge
         return self
 

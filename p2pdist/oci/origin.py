@@ -5,6 +5,7 @@ call shuts the thread's socket down and returns when the thread has let go, so t
 """
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Self, TypeVar
@@ -16,6 +17,8 @@ from p2pdist.core.errors import DigestInvalid, InvalidInput, Unavailable
 from p2pdist.http.client import Exchange, HttpClient
 from p2pdist.http.interruptible import resolve_interruptible, run_interruptible
 from p2pdist.http.proxies import Proxies
+from p2pdist.oci.authorizer import Authorizer
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.blob_stream import BlobStream, FetchedBlob, Sink, head_size
 from p2pdist.oci.call import Call, Wanted
 from p2pdist.oci.descriptor import Descriptor
@@ -74,10 +77,19 @@ class OriginClient:
         self._http = HttpClient(
             ca_file=upstream.ca_file, timeout_seconds=timeout_seconds, proxies=proxies, resolver=resolve_interruptible
         )
-        self._session = OriginSession(upstream, self._http, answer_seconds)
+        self._session = OriginSession(upstream, self._http, answer_seconds, Authorizer(upstream, self._http))
         self._answer_seconds = answer_seconds
         self._max_wait_seconds = max_wait_seconds
         self._threads = trio.CapacityLimiter(_THREADS)
+
+    def on_behalf_of(self, caller: BearerToken) -> Self:
+        """A client with what the token of `caller` may read, and nothing else; it is good until this one is closed.
+
+        What it gets is private. The token goes to the upstream's own host only, and is remembered by nobody.
+        """
+        client = copy(self)
+        client._session = self._session.on_behalf_of(caller)
+        return client
 
     def close(self) -> None:
         """Close the connections that wait for further requests."""

@@ -11,8 +11,9 @@ from p2pdist.core.errors import BlobUnknown, Denied, ManifestUnknown, P2PDistErr
 from p2pdist.http.client import ConnectionBroken, Exchange, HttpClient
 from p2pdist.http.retry_after import parse_retry_after
 from p2pdist.oci.authorizer import Authorizer, Grant
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.call import Call, Wanted
-from p2pdist.oci.errors import parse_error_body
+from p2pdist.oci.errors import Unauthorized, parse_error_body
 from p2pdist.oci.redirects import discard, follow
 from p2pdist.oci.upstream import Upstream
 
@@ -31,19 +32,32 @@ class Answer:
 
 
 class OriginSession:
-    """Requests to one upstream; safe to use from several threads."""
+    """Requests to one upstream; safe to use from several threads. With a `caller` nothing but his token is shown."""
 
-    def __init__(self, upstream: Upstream, http: HttpClient, head_seconds: float) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        http: HttpClient,
+        head_seconds: float,
+        authorizer: Authorizer,
+        caller: BearerToken | None = None,
+    ) -> None:
         self._upstream = upstream
         self._http = http
-        self._authorizer = Authorizer(upstream, http)
+        self._authorizer = authorizer
         self._head_seconds = head_seconds
+        self._caller = caller
+
+    def on_behalf_of(self, caller: BearerToken) -> "OriginSession":
+        """The same with what the token of `caller` may read, and nothing else."""
+        return OriginSession(self._upstream, self._http, self._head_seconds, self._authorizer, caller)
 
     def send(self, method: str, headers: Mapping[str, str], call: Call, *, tolerated: Collection[int] = ()) -> Answer:
         """GET or HEAD what `call` wants; an answer of status 200, 206 or one of `tolerated`.
 
-        Waits and asks again, within the call's limits, when the origin has no time. Raises `Denied`,
-        `ManifestUnknown`, `BlobUnknown`, `Unavailable` or `ProtocolError`, which name what was wanted.
+        Waits and asks again, within the call's limits, when the origin has no time. Raises `Denied` (`Unauthorized`
+        where a token of somebody's could help), `ManifestUnknown`, `BlobUnknown`, `Unavailable` or
+        `ProtocolError`, which name what was wanted.
         """
         with call.wanted.explaining():
             while True:
@@ -54,12 +68,15 @@ class OriginSession:
                 with exchange, call.within(self._head_seconds):
                     body = _start(exchange)
                 if exchange.status not in _TRY_LATER:
-                    raise _refusal(exchange.status, body, call.wanted, self._authorizer.has_credentials)
+                    raise self._refusal(exchange, body, call)
                 call.wait(parse_retry_after(exchange.headers.get("retry-after", ""), datetime.now(UTC)))
 
     def _authorized(self, method: str, headers: Mapping[str, str], call: Call) -> tuple[Exchange, Grant | None]:
         """The answer to the least authorization that is accepted; the last refusal when none is."""
         url = self._upstream.url(call.wanted.path)
+        if self._caller is not None:
+            shown = Grant(self._caller.authorization, private=True)
+            return follow(self._http, method, url, headers, shown.authorization, call), shown
         repository = call.wanted.repository.path
         grant = self._authorizer.proven(repository)
         exchange = follow(self._http, method, url, headers, grant.authorization if grant else "", call)
@@ -87,6 +104,15 @@ class OriginSession:
         if exchange.status in _MAYBE_WITH_MORE and grant is not None and not grant.private:
             return self._authorizer.stronger(call)
         return iter(())
+
+    def _refusal(self, exchange: Exchange, body: bytes, call: Call) -> P2PDistError:
+        """The error for a refusal, with the challenge that a caller could answer."""
+        error = _refusal(exchange.status, body, call.wanted, self._authorizer.has_credentials)
+        ours = self._caller is None and self._authorizer.has_credentials
+        if not isinstance(error, Denied) or ours or (self._caller is not None and exchange.status == 403):
+            return error
+        challenge = self._authorizer.challenge(exchange.headers.get("www-authenticate", ""), call)
+        return error if challenge is None else Unauthorized(str(error)).with_challenge(challenge)
 
 
 def _start(exchange: Exchange) -> bytes:

@@ -17,8 +17,11 @@ from p2pdist.http.client import HttpClient
 from p2pdist.http.interrupt import Interrupt
 from p2pdist.http.proxies import Proxies
 from p2pdist.oci.authorizer import Authorizer
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.call import Call, Wanted
+from p2pdist.oci.challenge import Challenge
 from p2pdist.oci.credentials import Credentials, CredentialSource, DockerConfig
+from p2pdist.oci.errors import Unauthorized
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.oci.reference import Repository, Tag
 from tests.fakes.origin_server import OriginServer, Reply, TokenServer, basic_guard, cut, image_manifest, oci_error
@@ -313,3 +316,92 @@ async def test_nothing_leads_from_https_to_http(server: OriginServer, tls: tuple
             with pytest.raises(ProtocolError, match="from https to http"):
                 await origin.manifest(PUBLIC, ONE)
     assert server.requests == []
+
+
+# On behalf of a caller, whose token is all that is shown.
+
+
+def bearer(tokens: TokenServer) -> BearerToken:
+    tokens.valid.add("user-of-a-caller")
+    return BearerToken("user-of-a-caller")
+
+
+async def test_a_callers_token_is_all_that_is_shown_and_is_not_remembered(
+    server: OriginServer, tokens: TokenServer
+) -> None:
+    digest = Digest.of(b"layer")
+    with client(server, USER) as origin:
+        caller = origin.on_behalf_of(bearer(tokens))
+        assert (await caller.manifest(PRIVATE, ONE)).private
+        assert (await caller.resolve(PRIVATE, ONE)).digest == Digest.of(BODY)
+        assert await caller.blob_size(PRIVATE, digest) == 5
+        private: list[str] = []
+        assert (await caller.blob(PRIVATE, digest, lambda _: None, on_private=lambda: private.append("yes"))).private
+        assert private == ["yes"]
+        assert {seen.headers["authorization"] for seen in server.requests} == {"Bearer user-of-a-caller"}
+        assert server.seen("/token") == []
+        await origin.manifest(PRIVATE, ONE)
+        assert "authorization" not in server.requests[4].headers
+
+
+@pytest.mark.parametrize("credentials", [None, USER])
+async def test_a_callers_token_that_is_refused_is_replaced_by_nothing(
+    server: OriginServer, tokens: TokenServer, credentials: CredentialSource | None
+) -> None:
+    with client(server, credentials) as origin, pytest.raises(Unauthorized) as caught:
+        await origin.on_behalf_of(BearerToken("stolen")).manifest(PRIVATE, ONE)
+    assert len(server.requests) == 1
+    assert "stolen" not in str(caught.value)
+    assert caught.value.challenge == Challenge(
+        "bearer", {"realm": f"{server.url}/token", "service": "reg", "scope": f"repository:{PRIVATE}:pull"}
+    )
+
+
+async def test_the_challenge_of_an_expired_token_says_so(server: OriginServer) -> None:
+    line = f'Bearer realm="{server.url}/token",error="invalid_token"'
+    server.guard = lambda _: oci_error(401, "UNAUTHORIZED", WWW_Authenticate=line)
+    with client(server) as origin, pytest.raises(Unauthorized) as caught:
+        await origin.on_behalf_of(BearerToken("old")).manifest(PRIVATE, ONE)
+    assert caught.value.challenge.parameters["error"] == "invalid_token"
+
+
+@pytest.mark.parametrize("anonymous_refused", [False, True])
+async def test_what_the_anonymous_do_not_get_comes_with_the_challenge(
+    server: OriginServer, tokens: TokenServer, anonymous_refused: bool
+) -> None:
+    tokens.anonymous_refused = anonymous_refused
+    with client(server) as origin, pytest.raises(Unauthorized) as caught:
+        await origin.manifest(PRIVATE, ONE)
+    assert str(caught.value).startswith("manifest 1 of docker.io/team/secret: ")
+    assert caught.value.challenge.parameters["scope"] == f"repository:{PRIVATE}:pull"
+
+
+async def test_a_403_after_an_anonymous_token_comes_with_the_challenge_of_before(
+    server: OriginServer, tokens: TokenServer
+) -> None:
+    tokens.public = (PRIVATE,)
+    server.put(f"/v2/{PRIVATE}/manifests/1", oci_error(403, "DENIED"))
+    with client(server) as origin:
+        with pytest.raises(Unauthorized) as caught:
+            await origin.manifest(PRIVATE, ONE)
+            with pytest.raises(Denied) as refused:
+            await origin.on_behalf_of(bearer(tokens)).manifest(PRIVATE, ONE)
+        assert not isinstance(refused.value, Unauthorized)
+
+
+async def test_basic_is_no_challenge_for_a_caller(server: OriginServer) -> None:
+    server.guard = basic_guard("me", "pass")
+    with client(server) as origin:
+        for asking in (origin, origin.on_behalf_of(BearerToken("x"))):
+            with pytest.raises(Denied) as caught:
+                await asking.manifest(PRIVATE, ONE)
+            assert not isinstance(caught.value, Unauthorized)
+
+
+async def test_a_callers_token_stays_at_the_upstream(server: OriginServer, tokens: TokenServer) -> None:
+    digest = Digest.of(b"layer")
+    with OriginServer() as elsewhere, client(server) as origin:
+        elsewhere.put("/cdn", Reply(200, body=b"layer"))
+        server.put(f"/v2/{PRIVATE}/blobs/{digest}", Reply(307, {"Location": f"{elsewhere.url}/cdn"}))
+        assert (await origin.on_behalf_of(bearer(tokens)).blob(PRIVATE, digest, lambda _: None)).private
+        assert "authorization" not in elsewhere.requests[0].headers
