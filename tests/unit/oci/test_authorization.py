@@ -382,9 +382,9 @@ async def test_a_403_after_an_anonymous_token_comes_with_the_challenge_of_before
     tokens.public = (PRIVATE,)
     server.put(f"/v2/{PRIVATE}/manifests/1", oci_error(403, "DENIED"))
     with client(server) as origin:
-        with pytest.raises(Unauthorized) as caught:
+        with pytest.raises(Unauthorized):
             await origin.manifest(PRIVATE, ONE)
-            with pytest.raises(Denied) as refused:
+        with pytest.raises(Denied) as refused:
             await origin.on_behalf_of(bearer(tokens)).manifest(PRIVATE, ONE)
         assert not isinstance(refused.value, Unauthorized)
 
