@@ -18,6 +18,7 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError
 from p2pdist.core.pieces import PieceLayout
 from p2pdist.oci.origin import OriginClient
+from p2pdist.pki.vouch import Signer
 from p2pdist.store import BlobStore, PartialBlob
 from p2pdist.swarm import Swarm
 from p2pdist.telemetry.metrics import AgentMetrics
@@ -57,7 +58,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a pull works with."""
+    """What a pull works with; the `signer` vouches for what this agent fetches in a rescue."""
 
     store: BlobStore
     control: ControlLink
@@ -65,6 +66,7 @@ class Means:
     swarm: Swarm
     metrics: AgentMetrics
     origin: Callable[[str], OriginClient | None]
+    signer: Signer
     accounts: Accounts = field(default_factory=Accounts)
 
 

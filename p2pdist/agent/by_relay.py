@@ -5,7 +5,7 @@ import trio
 from p2pdist.agent.account import Awaited
 from p2pdist.agent.arrival import Arrival
 from p2pdist.agent.relays import Membership
-from p2pdist.agent.sources import Clock, Progress, Verdict, Way, judge, overdue
+from p2pdist.agent.sources import QUIET_SECONDS, Clock, Progress, Verdict, Way, judge, overdue, quiet_seconds
 from p2pdist.core.errors import BlobUnknown, DigestInvalid, P2PDistError, Unavailable
 from p2pdist.core.pieces import PieceLayout
 from p2pdist.store import PartialBlob
@@ -34,6 +34,8 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
         now = trio.current_time()
         layout = partial.layout
         clock.look(partial.present_bytes, partial.contiguous_bytes, layout.piece_bytes, membership.dealt, now)
+        if clock.idle_seconds(now) >= QUIET_SECONDS:
+            control.demand_sign(quiet_seconds(arrival.means.relays.fleet_size))
         verdict = judge(
             Progress(
                 Way.RELAY,

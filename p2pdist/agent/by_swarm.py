@@ -6,7 +6,7 @@ import trio
 
 from p2pdist.agent.account import Awaited
 from p2pdist.agent.arrival import CHECK_SECONDS, Arrival
-from p2pdist.agent.sources import Clock, Progress, Verdict, Way, judge
+from p2pdist.agent.sources import QUIET_SECONDS, Clock, Progress, Verdict, Way, judge, quiet_seconds
 from p2pdist.core.errors import InvalidInput, Unavailable
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout
@@ -43,6 +43,8 @@ async def follow_swarm(arrival: Arrival, plan: SwarmPlan) -> None:
                 now = trio.current_time()
                 clock.look(partial.present_bytes, partial.contiguous_bytes, layout.piece_bytes, False, now)
                 connected, idle = means.control.connected, clock.idle_seconds(now)
+                if idle >= QUIET_SECONDS:
+                    means.control.demand_sign(quiet_seconds(means.relays.fleet_size))
                 verdict = judge(Progress(Way.SWARM, connected, idle, fruitless=arrival.fruitless))
                 if verdict is Verdict.RESCUE:
                     raise Unavailable("the swarm brings nothing more")

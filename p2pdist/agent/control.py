@@ -41,6 +41,9 @@ from p2pdist.wire.messages import (
 )
 
 CONNECT_SECONDS = 10.0
+QUIET_SECONDS = 1.0
+SIGN_SECONDS = 2.0
+"""How long a tracker may owe an answer to a beat when something is awaited; a lease is for when nothing is."""
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 15.0
 _REFUSED_PAUSE_SECONDS = 60.0
@@ -97,7 +100,10 @@ class ControlLink:
         self._questions: dict[int, _Question] = {}
         self._next_id = 1
         self._queue: trio.MemorySendChannel[Message] | None = None
-        self._flood: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None
+        self._useless = ""
+        self._asked_at: float | None = None
+        self._heard_at = 0.0
         self._writing = False
         self._refused = False
         self.since = trio.current_time()
@@ -124,10 +130,29 @@ class ControlLink:
             try:
                 self._queue.send_nowait(message)
             except trio.WouldBlock:
-                if self._flood is not None:
-                    self._flood.cancel()
+                self._give_up(f"it doesn't read: {_QUEUE_MESSAGES} messages wait for it")
             except trio.BrokenResourceError:
                 return  # the connection is ending
+
+    def demand_sign(self, quiet_seconds: float = QUIET_SECONDS) -> None:
+        """What should come doesn't: see whether a tracker that says nothing for `quiet_seconds` is there at all.
+
+        To be called again while nothing comes. A connection on which it owes a sign of life for SIGN_SECONDS is closed:
+        it hangs, or the way to it does.
+        """
+        now = trio.current_time()
+        if self._queue is None or now - self._heard_at < quiet_seconds:
+            return
+        if self._asked_at is None:
+            self._asked_at = now
+            self.say(Beat())
+        elif now - self._asked_at > SIGN_SECONDS:
+            self._give_up(f"gave no sign of life for {SIGN_SECONDS:g} s when it was asked for one")
+
+    def _give_up(self, reason: str) -> None:
+        if self._scope is not None:
+            self._useless = self._useless or reason
+            self._scope.cancel()
 
     async def wait_connected(self, seconds: float) -> bool:
         """Wait for a connection, at most so long; whether there is one."""
@@ -149,7 +174,11 @@ class ControlLink:
         try:
             self.say(build(number))
             with question.patience:
-                await question.done.wait()
+                while not question.done.is_set():
+                    with trio.move_on_after(QUIET_SECONDS) as quiet:
+                        await question.done.wait()
+                    if quiet.cancelled_caught:
+                        self.demand_sign()
         finally:
             del self._questions[number]
         if question.error is not None:
@@ -257,7 +286,8 @@ class ControlLink:
         self.connects += 1
         self._wake()
         log.info("tracker_connected", tracker=self.address, node=greeting.tracker, slot=welcome.slot)
-        with trio.CancelScope() as self._flood:
+        self._asked_at, self._heard_at, self._useless = None, trio.current_time(), ""
+        with trio.CancelScope() as self._scope:
             try:
                 self._listener.connected(welcome, greeting.tracker, address)
                 async with trio.open_nursery() as nursery:
@@ -268,8 +298,8 @@ class ControlLink:
             finally:
                 if trio.current_effective_deadline() == -math.inf:
                     await self._say_goodbye(channel)
-        if self._flood.cancelled_caught:
-            raise Unavailable(f"it doesn't read: {_QUEUE_MESSAGES} messages wait for it")
+        if self._scope.cancelled_caught:
+            raise Unavailable(self._useless)
 
     async def _say_goodbye(self, channel: Channel) -> None:
         """Give the lease back when we stop; not in the middle of another message."""
@@ -284,6 +314,7 @@ class ControlLink:
                     message = await channel.receive()
             except trio.TooSlowError:
                 raise Unavailable(f"gave no sign of life for a whole lease, {lease_seconds:g} s") from None
+            self._asked_at, self._heard_at = None, trio.current_time()
             match message:
                 case None:
                     return
@@ -337,7 +368,7 @@ class ControlLink:
         if self._queue is None:
             return
         self._queue.close()
-        self._queue = self._flood = None
+        self._queue = self._scope = None
         self._writing = False
         self.since = trio.current_time()
         for question in self._questions.values():

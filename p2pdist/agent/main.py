@@ -5,6 +5,7 @@ import ssl
 from contextlib import ExitStack, suppress
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 
 from p2pdist.agent.account import Accounts
@@ -34,7 +35,7 @@ from p2pdist.oci.origin import Upstream
 from p2pdist.pki import contexts
 from p2pdist.pki.identity import open_key
 from p2pdist.pki.peers import id_of
-from p2pdist.pki.vouch import Verifier
+from p2pdist.pki.vouch import Signer, Verifier
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
 from p2pdist.relay.session import TlsContexts
@@ -91,13 +92,13 @@ class _Agent:
         with ExitStack() as owned:
             for sock in relay_sockets:
                 owned.enter_context(sock)
-            node, control_context, relay_tls = await self._get_identity()
+            key, control_context, relay_tls = await self._get_identity()
             async with Swarm.open(SwarmSettings(listen=tuple(swarm_at))) as swarm, trio.open_nursery() as parts:
-                await self._run_parts(node, control_context, relay_tls, swarm, relay_sockets, parts, owned)
+                await self._run_parts(key, control_context, relay_tls, swarm, relay_sockets, parts, owned)
 
     async def _run_parts(
         self,
-        node: str,
+        key: Ed25519PrivateKey,
         control_context: ssl.SSLContext | None,
         relay_tls: TlsContexts | None,
         swarm: Swarm,
@@ -106,6 +107,7 @@ class _Agent:
         owned: ExitStack,
     ) -> None:
         config, store, metrics = self._config, self._store, self._metrics
+        node, signer = id_of(key.public_key()), Signer(key, agent=True)
         token = trio.lowlevel.current_trio_token()
         upstreams = Upstreams({each.name: each for each in map(_upstream, config.upstream)})
 
@@ -134,7 +136,7 @@ class _Agent:
         control = ControlLink(
             config.tracker.address.host, config.tracker.address.port, lambda: control_context, service
         )
-        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client, accounts), parts)
+        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client, signer, accounts), parts)
         service.attach(control, library, self._renewal)
         names = [str(address) for address in config.shim.listen]
         default = config.shim.default_upstream
@@ -158,15 +160,15 @@ class _Agent:
             stop_evictions()
             upstreams.close()
 
-    async def _get_identity(self) -> tuple[str, ssl.SSLContext | None, TlsContexts | None]:
-        """Our id, and the TLS contexts of control and relay; none where plain connections are fine."""
+    async def _get_identity(self) -> tuple[Ed25519PrivateKey, ssl.SSLContext | None, TlsContexts | None]:
+        """Our key, and the TLS contexts of control and relay; none where plain connections are fine."""
         config = self._config
         directory = config.state_dir / "identity"
         enrolled = (directory / "agent.pem").exists()
         access = config.tracker
         if not enrolled and plain_is_fine(access, is_loopback(access.address)):
             key = await trio.to_thread.run_sync(open_key, directory)
-            return id_of(key.public_key()), None, None
+            return key, None, None
         identity = await identity_of(directory, access, str(config.node_name))
         if access.ca_hash is not None and str(access.ca_hash) != identity.ca_hash:
             raise InvalidInput(
@@ -177,7 +179,7 @@ class _Agent:
         control = contexts.agent_control_client(credentials)
         tls = TlsContexts(contexts.relay_server(credentials), contexts.relay_client(credentials))
         self._renewal = Renewal(directory, identity, [control, tls.server, tls.client])
-        return identity.peer.id, control, tls
+        return identity.key, control, tls
 
     async def _serve_shim(self, request: Request, response: Response) -> None:
         """The shim; until there is one, the 404 that sends a daemon to the origin instead of keeping it waiting."""

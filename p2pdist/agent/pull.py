@@ -15,10 +15,13 @@ from p2pdist.agent.by_relay import follow_relay
 from p2pdist.agent.by_swarm import follow_swarm
 from p2pdist.agent.commit import commit
 from p2pdist.agent.control import Answer
-from p2pdist.agent.rescue import rescue
+from p2pdist.agent.relays import Membership
+from p2pdist.agent.rescue import Source, rescue
 from p2pdist.agent.sources import FRUITLESS_TRIES, JOIN_SECONDS, grace_seconds, may_rescue
+from p2pdist.agent.together import Together
 from p2pdist.core.errors import BlobUnknown, DigestInvalid, P2PDistError, Unavailable
 from p2pdist.core.pieces import PieceLayout
+from p2pdist.relay.spans import Ring
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import ByteSource, PullOutcome, PullSource
 from p2pdist.wire.messages import Distrusted, HeldBlob, Inventory, Join, Left, RelayPlan, SwarmPlan
@@ -75,10 +78,10 @@ class Pull(Arrival):
                 self.fruitless = self.fruitless + 1 if self.received_bytes == before else 0
                 if self.fruitless >= FRUITLESS_TRIES and failure is None:
                     failure = Unavailable(f"{self.fruitless} ways in a row brought nothing")
-            if failure is not None and not self.complete and may_rescue(failure):
-                log.warning("rescue_begins", digest=self.wanted.digest, reason=str(failure))
-                self.account.rescued(str(failure))
-                failure = await self._caught(self._rescue)
+                if failure is not None and not self.complete and may_rescue(failure):
+                    log.warning("rescue_begins", digest=self.wanted.digest, reason=str(failure))
+                    self.account.rescued(str(failure))
+                    failure = await self._caught(self._rescue)
             nursery.cancel_scope.cancel()
         if failure is not None and not self.complete:
             raise failure
@@ -135,6 +138,10 @@ class Pull(Arrival):
         )
 
     async def _rescue(self) -> None:
+        """Get the rest from the origin: with the other members where a relay has lost its tracker, else alone.
+
+        Returns short of the end when the tracker is back and is to be asked again.
+        """
         wanted = self.wanted
         client = self.means.origin(wanted.upstream)
         if client is None:
@@ -155,7 +162,20 @@ class Pull(Arrival):
         def begin(size_bytes: int) -> None:
             self.begin(PieceLayout.for_size(size_bytes))
 
-        await rescue(client, wanted.repository, wanted.digest, lambda: self.partial, begin, count, on_private)
+        source = Source(client, wanted.repository, wanted.digest, count, on_private)
+        orphan = self._orphan()
+        if orphan is None or not await Together(self, *orphan, source).run():
+            await rescue(source, lambda: self.partial, begin)
+
+    def _orphan(self) -> tuple[Membership, Ring] | None:
+        """Our part in a relay that goes on without its tracker, and the ring that its members stand on."""
+        if self.means.control.connected or not self.memberships or not self.means.relays.peers:
+            return None
+        membership = self.memberships[-1]
+        ring = membership.ring
+        if membership.ended is not None or membership.failure is not None or ring is None or len(ring) < 2:
+            return None
+        return membership, ring
 
     async def _hash_ahead(self) -> None:
         """Hash what has come without a gap, so that little is left when the last piece comes."""
@@ -208,6 +228,7 @@ class Pull(Arrival):
             return
         try:
             if isinstance(error, DigestInvalid):
+                self._distrust_signers()
                 generation = self.memberships[-1].generation if self.memberships else 0
                 means.control.say(Distrusted(str(digest), generation, reason))
                 means.metrics.quarantined.inc()
@@ -216,6 +237,15 @@ class Pull(Arrival):
                 await trio.to_thread.run_sync(self.partial.discard)
         except Exception as failure:
             log.exception("pull_not_cleaned_up", failure, digest=digest)
+
+    def _distrust_signers(self) -> None:
+        """Believe the agents no more that vouched for what came in a rescue: one of them may have lied."""
+        relays = self.means.relays
+        signers = {node for each in self.memberships for node in each.ticket.provisional.values()} - {relays.node}
+        if signers:
+            names = sorted(relays.name_of(node) or node for node in signers)
+            log.error("signers_quarantined", digest=self.wanted.digest, agents=", ".join(names))
+            relays.distrust(signers)
 
     def _main_source(self) -> PullSource:
         return PullSource(self.source) if self.source in ("relay", "swarm", "origin") else PullSource.NONE

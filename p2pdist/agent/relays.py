@@ -66,7 +66,11 @@ class Totals:
 
 @dataclass(slots=True, eq=False)
 class Membership:
-    """Our part in one generation; `wake` is called when the tracker or the relay's thread said something of it."""
+    """Our part in one generation; `wake` is called when the tracker or the relay's thread said something of it.
+
+    `ring` is the widest that we were told of, of those the newest: what all members know, while a fill's ring is known
+    to a few.
+    """
 
     generation: int
     digest: Digest
@@ -76,6 +80,7 @@ class Membership:
     dealt: bool = False
     ended: Ended | None = None
     failure: P2PDistError | None = None
+    ring: Ring | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +94,7 @@ class _Planned:
     steps: deque[Callable[[], None]] = field(default_factory=lambda: deque(maxlen=_KEPT_STEPS))
     dealt: bool = False
     ended: Ended | None = None
+    ring: Ring | None = None
 
 
 class Relays:
@@ -143,6 +149,21 @@ class Relays:
             keep.add(node)
         self._relay.set_nodes(nodes, keep)
         self._on_addresses()
+
+    @property
+    def node(self) -> str:
+        """Our own id."""
+        return self._node
+
+    @property
+    def fleet_size(self) -> int:
+        """How many agents the table has."""
+        return len(self._members)
+
+    @property
+    def peers(self) -> int:
+        """How many nodes are connected."""
+        return self._relay.peers
 
     @property
     def tracker(self) -> str:
@@ -240,7 +261,7 @@ class Relays:
         if planned is not None:
             for step in planned.steps:
                 step()
-            membership.dealt = planned.dealt
+            membership.dealt, membership.ring = planned.dealt, planned.ring
             if planned.ended is not None:
                 self._end(membership, planned.ended)
         return membership
@@ -256,6 +277,23 @@ class Relays:
         if membership.generation in self._memberships:
             self._say(Left(membership.generation, reason[:_REASON_CHARACTERS]))
             self._end(membership, Ended(membership.generation))
+
+    def set_alone(self, alone: bool) -> None:
+        """Whether the tracker is gone, so that members of a relay take what one of them vouches for."""
+        self._relay.set_alone(alone)
+
+    def inject(
+        self, membership: Membership, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool
+    ) -> None:
+        """Pass on pieces (index, hash, encoded vouch of ours) that came from elsewhere; from any thread.
+
+        `by_offer` where others may have them already.
+        """
+        self._relay.inject(membership.generation, epoch, pieces, by_offer)
+
+    def distrust(self, nodes: Iterable[str]) -> None:
+        """Take nothing more that these agents vouch for."""
+        self._relay.distrust(nodes)
 
     def reconnected(self) -> None:
         """Ask after every generation: a tracker that restarted knows none of them and says so, and nobody else ever
@@ -349,6 +387,9 @@ class Relays:
             planned.steps.append(step)
 
     def _learn(self, generation: int, ring: Ring) -> None:
+        part = self._memberships.get(generation) or self._planned.get(generation)
+        if part is not None and (part.ring is None or (len(ring), ring.epoch) > (len(part.ring), part.ring.epoch)):
+            part.ring = ring
         self._step(generation, lambda: self._relay.add_ring(generation, ring))
 
     def _deal(self, generation: int, share: int, ring: Ring, pieces: list[int], by_offer: bool, lane: Lane) -> None:

@@ -156,6 +156,7 @@ class Service:
     def connected(self, welcome: Welcome, tracker: str, tracker_address: str) -> None:
         """See `Listener`."""
         self._relay.set_secrets(list(welcome.relay_secrets))
+        self._relays.set_alone(False)
         self._relay.trust(public_key_from_bytes(raw) for raw in welcome.keys)
         self._relays.set_tracker(tracker, NodeAddress(welcome.relay_host or tracker_address, welcome.relay_port))
         self._upstreams.tell(welcome.upstreams)
@@ -171,6 +172,7 @@ class Service:
 
     def disconnected(self) -> None:
         """See `Listener`. Relays and swarms go on with what they know."""
+        self._relays.set_alone(True)
 
     def message(self, message: Message) -> None:
         """See `Listener`."""

@@ -5,7 +5,7 @@ waited for, and only pieces that are overdue are asked for again: when nothing e
 live hand on what a lost child had, and a slow member's pieces come late and out of order anyway; or after long. Without
 the tracker the relay and the swarm finish what they can; when nothing has come for a while, the rest is fetched from
 the origin (design.md, decision 7). Nothing is waited for without a limit: a tracker that beats but brings nothing for a
-minute isn't believed any more.
+minute isn't believed any more, and one that doesn't even answer when it is asked for a sign of life is gone.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ OVERDUE_PIECE_TIMES = 4
 GAP_SECONDS = 10.0
 GAP_PIECE_TIMES = 512
 ORPHAN_SECONDS = 3.0
+QUIET_SECONDS = 1.0
+QUIET_SECONDS_A_MEMBER = 0.001
 STALLED_SECONDS = 60.0
 SWARM_IDLE_SECONDS = 5.0
 SWARM_TRIES = 2
@@ -99,6 +101,14 @@ def overdue(pieces: PieceSet, everything_dealt: bool) -> PieceSet:
     return PieceSet(
         pieces.count, (index for index in pieces.missing() if everything_dealt or index + GAP_PIECES < newest)
     )
+
+
+def quiet_seconds(members: int) -> float:
+    """How long the tracker of so many may say nothing while a pull stands still, until it is asked for a sign of life.
+
+    When an origin stands still, all of them ask.
+    """
+    return max(QUIET_SECONDS, QUIET_SECONDS_A_MEMBER * members)
 
 
 def grace_seconds(down_seconds: float) -> float:

@@ -62,7 +62,12 @@ class PeerIdentity:
 
 def id_of(public_key: Ed25519PublicKey) -> str:
     """The id of whoever holds the private key that belongs to `public_key`."""
-    return Digest.of(public_key.public_bytes_raw()).hex[:32]
+    return id_of_bytes(public_key.public_bytes_raw())
+
+
+def id_of_bytes(public_key: bytes) -> str:
+    """`id_of` a raw public key."""
+    return Digest.of(public_key).hex[:32]
 
 
 def is_id(text: str) -> bool:

@@ -11,6 +11,9 @@ width moves up as it is (the tree of RFC 9162, 2.1). With the prefixes no leaf c
 and count, which are signed, fix the length of each path. A piece travels with its own path, so that every piece can be
 checked alone, and one signature serves up to 64: signing costs 20 us and verifying 60, a path of six hashes about 5.
 
+An agent that vouches for what it fetched in a rescue puts its public key between signature and path, with the highest
+bit of the count set. Its id is the hash of that key (`peers.py`), so who knows the members needs no list of their keys.
+
 `Verifier` remembers batches that it verified. It compares the signature with the remembered one, too: a piece whose
 batch is known but that came with a spoilt signature would otherwise be passed on, and the receiver would blame us.
 
@@ -19,7 +22,7 @@ A `Signer` may be shared between threads; a `Verifier` belongs to one.
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,11 +33,13 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.pki import certificates, files
 from p2pdist.pki.errors import BadSignature, BadVouch, UnknownKey
+from p2pdist.pki.peers import id_of_bytes
 
 MAX_BATCH = 64
 KEY_ID_BYTES = 8
 HASH_BYTES = 32
 SIGNATURE_BYTES = 64
+KEY_BYTES = 32
 SIGNING_KEY_FILE = "signing.key"
 
 _CONTEXT = b"p2pdist piece v1"
@@ -44,7 +49,8 @@ _BATCH = struct.Struct(">IB")
 _HEAD = struct.Struct(">8sIB")
 _FIXED_BYTES = _HEAD.size + SIGNATURE_BYTES
 _MAX_PATH = (MAX_BATCH - 1).bit_length()
-MAX_VOUCH_BYTES = _FIXED_BYTES + _MAX_PATH * HASH_BYTES
+MAX_VOUCH_BYTES = _FIXED_BYTES + KEY_BYTES + _MAX_PATH * HASH_BYTES
+_BY_AGENT = 0x80
 _MAX_INDEX = 0xFFFF_FFFF
 
 
@@ -69,17 +75,22 @@ class BlobContext:
 
 @dataclass(frozen=True, slots=True)
 class Vouch:
-    """What travels with a piece: who signed which batch, and the piece's path to the batch's root."""
+    """What travels with a piece: who signed which batch, and the piece's path to the batch's root.
+
+    `public_key` is the signer's, raw, when it is an agent; a tracker's key is known.
+    """
 
     key_id: bytes
     first: int
     count: int
     path: tuple[bytes, ...]
     signature: bytes
+    public_key: bytes = b""
 
     def encode(self) -> bytes:
-        """Key id (8), first (4), count (1), signature (64), then the path: at most `MAX_VOUCH_BYTES`."""
-        return b"".join((_HEAD.pack(self.key_id, self.first, self.count), self.signature, *self.path))
+        """Key id (8), first (4), count (1), signature (64), an agent's key (32), then the path."""
+        count = self.count | _BY_AGENT if self.public_key else self.count
+        return b"".join((_HEAD.pack(self.key_id, self.first, count), self.signature, self.public_key, *self.path))
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> "Vouch":
@@ -87,16 +98,27 @@ class Vouch:
         return cls(*_parsed(bytes(data)))
 
 
-def _parsed(raw: bytes) -> tuple[bytes, int, int, tuple[bytes, ...], bytes]:
+def signer_of(vouch: bytes) -> str:
+    """The id of the agent that a vouch is by; empty for a tracker's, which doesn't name it in full."""
+    if len(vouch) < _FIXED_BYTES + KEY_BYTES or not vouch[_HEAD.size - 1] & _BY_AGENT:
+        return ""
+    return id_of_bytes(vouch[_FIXED_BYTES : _FIXED_BYTES + KEY_BYTES])
+
+
+def _parsed(raw: bytes) -> tuple[bytes, int, int, tuple[bytes, ...], bytes, bytes]:
     """The fields of an encoded vouch, in their order; raises `BadVouch`."""
-    hashes, rest = divmod(len(raw) - _FIXED_BYTES, HASH_BYTES)
+    path_at = _FIXED_BYTES
+    if len(raw) >= _FIXED_BYTES and raw[_HEAD.size - 1] & _BY_AGENT:
+        path_at += KEY_BYTES
+    hashes, rest = divmod(len(raw) - path_at, HASH_BYTES)
     if not 0 <= hashes <= _MAX_PATH or rest:
-        raise BadVouch(f"a vouch of {len(raw)} bytes; it has {_FIXED_BYTES} and up to {_MAX_PATH} hashes of 32")
+        raise BadVouch(f"a vouch of {len(raw)} bytes; it has {path_at} and up to {_MAX_PATH} hashes of 32")
     key_id, first, count = _HEAD.unpack_from(raw)
+    count &= ~_BY_AGENT
     if not 1 <= count <= MAX_BATCH or first + count - 1 > _MAX_INDEX:
         raise BadVouch(f"a vouch for {count} pieces from {first}; a batch has 1 to {MAX_BATCH}")
-    path = tuple([raw[i : i + HASH_BYTES] for i in range(_FIXED_BYTES, len(raw), HASH_BYTES)])
-    return key_id, first, count, path, raw[_HEAD.size : _FIXED_BYTES]
+    path = tuple([raw[i : i + HASH_BYTES] for i in range(path_at, len(raw), HASH_BYTES)])
+    return key_id, first, count, path, raw[_HEAD.size : _FIXED_BYTES], raw[_FIXED_BYTES:path_at]
 
 
 def key_id_of(public_key: Ed25519PublicKey) -> bytes:
@@ -113,11 +135,12 @@ def public_key_from_bytes(raw: bytes) -> Ed25519PublicKey:
 
 
 class Signer:
-    """Vouches for pieces with one private key."""
+    """Vouches for pieces with one private key; that of an `agent` shows its public key each time."""
 
-    def __init__(self, key: Ed25519PrivateKey) -> None:
+    def __init__(self, key: Ed25519PrivateKey, *, agent: bool = False) -> None:
         self._key = key
         self.public_key = key.public_key()
+        self._shown = self.public_key.public_bytes_raw() if agent else b""
         self.key_id = key_id_of(self.public_key)
 
     @classmethod
@@ -138,7 +161,7 @@ class Signer:
             raise InvalidInput("a piece hash has 32 bytes")
         root, paths = _tree(hashes)
         signature = self._key.sign(_message(self.key_id, context, first, count, root))
-        return [Vouch(self.key_id, first, count, path, signature) for path in paths]
+        return [Vouch(self.key_id, first, count, path, signature, self._shown) for path in paths]
 
 
 def batch_of(key_id: bytes, first: int, hashes: Sequence[bytes], signature: bytes) -> list[Vouch]:
@@ -147,7 +170,10 @@ def batch_of(key_id: bytes, first: int, hashes: Sequence[bytes], signature: byte
 
 
 class Verifier:
-    """Checks vouches against the keys that were introduced; one verification serves a whole batch."""
+    """Checks vouches against the keys that were introduced; one verification serves a whole batch.
+
+    `agents`, where it is given, are the ids of those who may vouch besides, with keys that they show.
+    """
 
     def __init__(self, keys: Mapping[bytes, Ed25519PublicKey], *, remembered_batches: int = 4096) -> None:
         self._keys = dict(keys)
@@ -166,35 +192,45 @@ class Verifier:
         if self._keys.pop(key_id, None) is not None:
             self._verified.clear()
 
-    def check(self, context: BlobContext, index: int, piece_hash: bytes, vouch: Vouch) -> None:
+    def check(
+        self, context: BlobContext, index: int, piece_hash: bytes, vouch: Vouch, agents: Container[str] = frozenset()
+    ) -> None:
         """Make sure that the key's owner vouched for piece `index` of this fetch having this hash.
 
         Raises `UnknownKey` or `BadSignature`.
         """
-        self._check(context, index, piece_hash, vouch.key_id, vouch.first, vouch.count, vouch.path, vouch.signature)
+        key_id, first, count = vouch.key_id, vouch.first, vouch.count
+        signed = (key_id, first, count, vouch.path, vouch.signature, vouch.public_key)
+        self._check(context, index, piece_hash, agents, *signed)
 
-    def check_encoded(self, context: BlobContext, index: int, piece_hash: bytes, vouch: bytes) -> None:
+    def check_encoded(
+        self, context: BlobContext, index: int, piece_hash: bytes, vouch: bytes, agents: Container[str] = frozenset()
+    ) -> None:
         """`check` of a vouch as it travels, without making a `Vouch` of it; raises `BadVouch`, too."""
-        self._check(context, index, piece_hash, *_parsed(vouch))
+        self._check(context, index, piece_hash, agents, *_parsed(vouch))
 
     def _check(
         self,
         context: BlobContext,
         index: int,
         piece_hash: bytes,
+        agents: Container[str],
         key_id: bytes,
         first: int,
         count: int,
         path: tuple[bytes, ...],
         signature: bytes,
+        shown: bytes,
     ) -> None:
+        if shown:
+            _check_agent(shown, key_id, agents)
         root = _root(index - first, count, piece_hash, path)
         if root is None:
             raise BadSignature(f"a vouch for {count} pieces from {first} doesn't fit piece {index}")
         message = _message(key_id, context, first, count, root)
         if self._verified.get(message) == signature:
             return
-        key = self._keys.get(key_id)
+        key = public_key_from_bytes(shown) if shown else self._keys.get(key_id)
         if key is None:
             raise UnknownKey(f"piece {index} of {context.digest} is signed with the unknown key {key_id.hex()}")
         try:
@@ -206,6 +242,13 @@ class Verifier:
         if len(self._verified) >= self._limit:
             del self._verified[next(iter(self._verified))]
         self._verified[message] = signature
+
+
+def _check_agent(public_key: bytes, key_id: bytes, agents: Container[str]) -> None:
+    """Raise `UnknownKey` unless it is the key of one of `agents`."""
+    agent = id_of_bytes(public_key)
+    if bytes.fromhex(agent)[:KEY_ID_BYTES] != key_id or agent not in agents:
+        raise UnknownKey(f"the agent {agent} vouches for a piece, but may not")
 
 
 def _message(key_id: bytes, context: BlobContext, first: int, count: int, root: bytes) -> bytes:

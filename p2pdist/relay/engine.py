@@ -213,6 +213,11 @@ class Engine:
         state = self._generations.get(generation)
         return state is not None and epoch in state.rings
 
+    def has_member(self, generation: int, node: str) -> bool:
+        """Whether a node is, or was, a member of this generation."""
+        state = self._generations.get(generation)
+        return state is not None and any(node in ring for ring in state.rings.values())
+
     def dealer(self, generation: int, epoch: int) -> str:
         """Who deals over the ring of an epoch that is known."""
         return self._generations[generation].rings[epoch].dealer
@@ -249,6 +254,17 @@ class Engine:
         ring = state.rings[push.epoch]
         duty.owes_credit = sender == ring.dealer
         self._serve(duty, push, ring, state.fan, by_offer=push.offered or self.me in state.slow)
+
+    def root(self, generation: int, epoch: int, index: int, by_offer: bool) -> None:
+        """Be the root of a piece that nobody dealt: it is here from elsewhere. Only who stands on the ring can be."""
+        state = self._generations[generation]
+        ring = state.rings.get(epoch)
+        if ring is None or self.me not in ring or ring.is_leaf(self.me):
+            return
+        rank = ring.rank(self.me)
+        state.served.add((index, epoch, rank))
+        mine = Push(self.me, 0, generation, index, epoch, rank, len(ring) - 1)
+        self._serve(_nobody(), mine, ring, state.fan, by_offer)
 
     def offered(self, sender: str, offer: Offer) -> None:
         """A span is handed to us; want the bytes, or serve it with what we hold."""

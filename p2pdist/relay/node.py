@@ -2,8 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -22,10 +22,14 @@ _STOP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What can be read of a transfer while it goes on: its counts, and the hashes of the pieces that came by it."""
+    """What can be read of a transfer while it goes on: its counts, and the hashes of the pieces that came by it.
+
+    `provisional`: the pieces that an agent vouches for, and which.
+    """
 
     counts: Counts
     hashes: Sequence[bytes | None]
+    provisional: Mapping[int, str] = field(default_factory=dict)
 
 
 class RelayNode:
@@ -80,6 +84,15 @@ class RelayNode:
         trusted = list(keys)
         self._reactor.post(lambda: self._reactor.trust(trusted))
 
+    def set_alone(self, alone: bool) -> None:
+        """Whether the tracker is gone, so that what agents vouch for is taken too."""
+        self._reactor.post(lambda: self._reactor.set_alone(alone))
+
+    def distrust(self, nodes: Iterable[str]) -> None:
+        """Take nothing more that these agents vouch for."""
+        distrusted = list(nodes)
+        self._reactor.post(lambda: self._reactor.distrust(distrusted))
+
     def set_nodes(self, nodes: dict[str, NodeAddress], keep: Iterable[str] = ()) -> None:
         """Who holds a lease, and where; links to `keep` are held open. The others' connections are closed."""
         kept = set(keep)
@@ -89,7 +102,7 @@ class RelayNode:
         """Take part in a generation, once; raises OSError when no descriptor is left."""
         transfer = Transfer.begin(spec)
         self._reactor.post(lambda: self._reactor.open(transfer))
-        return Ticket(transfer.counts, transfer.hashes)
+        return Ticket(transfer.counts, transfer.hashes, transfer.provisional)
 
     def close(self, generation: int) -> None:
         """End our part in a generation."""
@@ -118,6 +131,15 @@ class RelayNode:
     def deal(self, generation: int, pieces: list[tuple[int, bytes, bytes]]) -> None:
         """Deal pieces (index, hash, encoded vouch) that the file has, now or when somebody is to be dealt them."""
         self._reactor.post(lambda: self._reactor.deal(generation, pieces))
+
+    def inject(
+        self, generation: int, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool = False
+    ) -> None:
+        """Pass on pieces (index, hash, encoded vouch of ours) that the file has from elsewhere, as their root.
+
+        `by_offer` where members may have them already.
+        """
+        self._reactor.post(lambda: self._reactor.inject(generation, epoch, pieces, by_offer))
 
     def start_fill(
         self, generation: int, ring: Ring, indices: Iterable[int], by_offer: bool = False, lane: Lane = EVERY_ROOT

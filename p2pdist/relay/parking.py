@@ -1,7 +1,8 @@
 """Frames that came before the word of the tracker that explains them, and generations that have ended.
 
 Data and control travel on different connections, so a piece can overtake the news of its epoch. It waits here, within a
-bound of bytes and time; then it is refused, and its parent hands the span to the heir.
+bound of bytes and time; then it is refused, and its parent hands the span to the heir. So do pieces that an agent
+vouches for, while the tracker seems to be there: others may have noticed sooner that it is gone.
 """
 
 from collections import OrderedDict, deque
@@ -53,6 +54,13 @@ class ParkingLot:
             else:
                 kept.append((since, parked))
         self._waiting = kept
+        return taken
+
+    def take_all(self) -> list[Parked]:
+        """Every frame, in the order in which they came."""
+        taken = [parked for _, parked in self._waiting]
+        self._waiting.clear()
+        self._bytes = 0
         return taken
 
     def expired(self, now: float) -> Iterator[Parked]:

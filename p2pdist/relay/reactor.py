@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from p2pdist.core.errors import ProtocolError, StoreError
-from p2pdist.pki.vouch import Verifier
+from p2pdist.core.errors import DigestInvalid, ProtocolError, StoreError
+from p2pdist.pki.vouch import Verifier, signer_of
 from p2pdist.relay.dealer import Dealer
 from p2pdist.relay.dealing import Lane
 from p2pdist.relay.engine import Ack, Action, Credit, Engine, Offer, Push, Refuse, Want
@@ -85,6 +85,8 @@ class Reactor:
         self._dealers: dict[int, Dealer] = {}
         self._retiring: list[Transfer] = []
         self._watched: set[int] = set()
+        self._alone = False
+        self._distrusted: set[str] = set()
         self._parking = ParkingLot()
         self._closed = ClosedGenerations()
         self._lag = LagWatch()
@@ -190,6 +192,21 @@ class Reactor:
         for key in keys:
             self._verifier.add(key)
 
+    def set_alone(self, alone: bool) -> None:
+        """Whether the tracker is gone, so that what agents vouch for is taken too."""
+        self._alone = alone
+        if alone:
+            for parked in self._parking.take_all():
+                if self.switchboard.is_open(parked.session):
+                    try:
+                        self._judge_again(parked)
+                    except ProtocolError as error:
+                        self.switchboard.reject(parked.session, error)
+
+    def distrust(self, nodes: Iterable[str]) -> None:
+        """Take nothing more that these agents vouch for."""
+        self._distrusted.update(nodes)
+
     def open(self, transfer: Transfer) -> None:
         """Take part in a generation."""
         generation = transfer.spec.generation
@@ -197,6 +214,7 @@ class Reactor:
             transfer.end()
             return
         self._transfers[generation] = transfer
+        transfer.agents = _Agents(self.engine, generation, self._distrusted)
         self._closed.discard(generation)
         self._dealers[generation] = Dealer(self.engine, generation, transfer.spec.layout.count, transfer)
         self.engine.open(generation, transfer, transfer.spec.layout.piece_bytes, transfer.spec.fan)
@@ -244,6 +262,17 @@ class Reactor:
         for index, hash_, vouch in pieces:
             if index not in transfer:
                 transfer.vouch_for(index, hash_, vouch)
+                self._dealers[generation].arrived(index)
+
+    def inject(self, generation: int, epoch: int, pieces: list[tuple[int, bytes, bytes]], by_offer: bool) -> None:
+        """Be the root of pieces (index, hash, vouch of ours) that the file has from elsewhere, if they didn't come."""
+        transfer = self._transfers.get(generation)
+        if transfer is None:
+            return
+        for index, hash_, vouch in pieces:
+            if index not in transfer:
+                transfer.vouch_for(index, hash_, vouch)
+                self.engine.root(generation, epoch, index, by_offer)
                 self._dealers[generation].arrived(index)
 
     def start_fill(self, generation: int, ring: Ring, indices: list[int], by_offer: bool, lane: Lane) -> None:
@@ -367,6 +396,25 @@ class Reactor:
         for late in self._parking.add(parked, time.monotonic()):
             self._refuse(late)
 
+    def _judge_again(self, parked: Parked) -> None:
+        if isinstance(parked.frame, OfferFrame):
+            self._on_offer(parked.session, parked.frame)
+        else:
+            self._on_piece(parked.session, parked.frame, memoryview(parked.data))
+
+    def _is_provisional(self, session: Session, frame: PieceFrame | OfferFrame, data: memoryview | bytes) -> bool:
+        """Whether an agent vouches for a piece, and can't be believed at the moment; it is put off, or refused."""
+        signer = signer_of(frame.vouch)
+        if not signer:
+            return False
+        if signer in self._distrusted:
+            self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
+        elif not self._alone:
+            self._park(Parked(session, frame, bytes(data)))
+        else:
+            return False
+        return True
+
     def _refuse(self, parked: Parked) -> None:
         if isinstance(parked.frame, OfferFrame) or parked.frame.offset == 0:
             self.switchboard.send(parked.session, encode_tag(Kind.REFUSE, parked.frame.tag))
@@ -403,6 +451,8 @@ class Reactor:
         self.engine.admit(
             session.node, frame.generation, frame.piece, frame.epoch, frame.root, frame.span, offered=True
         )
+        if self._is_provisional(session, frame, b""):
+            return
         if frame.piece not in transfer:
             transfer.adopt(self._verifier, frame.piece, frame.hash, frame.vouch)
             if frame.piece in transfer:
@@ -411,6 +461,8 @@ class Reactor:
         self.engine.offered(session.node, offer)
 
     def _take_piece(self, session: Session, transfer: Transfer, frame: PieceFrame, data: memoryview) -> None:
+        if self._is_provisional(session, frame, data):
+            return
         generation = transfer.spec.generation
         known = frame.piece in transfer
         try:
@@ -419,7 +471,7 @@ class Reactor:
             transfer.counts.bad_pieces += 1
             self._notify(BadPiece(generation, session.node, frame.piece, str(error)))
             raise
-        except StoreError as error:
+        except (DigestInvalid, StoreError) as error:
             log.error("relay_write_failed", digest=transfer.spec.digest, reason=str(error))
             self.switchboard.send(session, encode_tag(Kind.REFUSE, frame.tag))
             self._notify(TransferFailed(generation, error))
@@ -478,3 +530,17 @@ class Reactor:
                 self.switchboard.reply(to, encode_tag(Kind.REFUSE, tag))
             case Credit(to, tag):
                 self.switchboard.reply(to, encode_tag(Kind.CREDIT, tag))
+
+
+class _Agents:
+    """Those whose word counts for one generation when the tracker is gone: its members, but for proven liars."""
+
+    def __init__(self, engine: Engine, generation: int, distrusted: set[str]) -> None:
+        self._engine = engine
+        self._generation = generation
+        self._distrusted = distrusted
+
+    def __contains__(self, node: object) -> bool:
+        return (
+            isinstance(node, str) and node not in self._distrusted and self._engine.has_member(self._generation, node)
+        )

@@ -6,13 +6,14 @@ vouched for.
 
 import os
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import InvalidInput, ProtocolError
+from p2pdist.core.errors import DigestInvalid, InvalidInput, ProtocolError
 from p2pdist.core.pieces import PieceLayout, piece_hash
-from p2pdist.pki.vouch import BlobContext, Verifier
+from p2pdist.pki.vouch import BlobContext, Verifier, signer_of
 from p2pdist.relay.engine import Push
 from p2pdist.relay.frames import MAX_DATA_BYTES, PieceFrame
 from p2pdist.relay.spans import DEFAULT_FAN
@@ -81,7 +82,8 @@ class Outgoing(NamedTuple):
 class Transfer:
     """The state of one generation: which pieces are vouched for, and the proofs that travel on with them.
 
-    `deals`: whether this node is a dealer; `fills` are the epochs of the fills that it deals.
+    `deals`: whether this node is a dealer; `fills` are the epochs of the fills that it deals. `agents` are those whose
+    word counts besides the tracker's; `provisional` says for which pieces it was one of theirs, and whose.
     """
 
     spec: TransferSpec
@@ -91,6 +93,8 @@ class Transfer:
     counts: Counts = field(default_factory=Counts)
     deals: bool = False
     fills: set[int] = field(default_factory=set)
+    agents: Container[str] = frozenset()
+    provisional: dict[int, str] = field(default_factory=dict)
     context: BlobContext = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,18 +127,22 @@ class Transfer:
         """Verify a whole piece and write it; False when it was here. Raises `ProtocolError` for wrong bytes or vouch.
 
         A piece that the file has from elsewhere (a rescue, an earlier generation) still brings its vouch, with which
-        it can be passed on.
+        it can be passed on. Raises `DigestInvalid` when the file has other bytes: somebody vouched for wrong ones.
         """
         index = frame.piece
         if self.vouches[index] is not None:
             self.counts.duplicate_bytes += len(data)
             return False
-        verifier.check_encoded(self.context, index, frame.hash, frame.vouch)
+        verifier.check_encoded(self.context, index, frame.hash, frame.vouch, self.agents)
         if piece_hash(self.spec.layout, data) != frame.hash:
             raise ProtocolError(f"piece {index} of {self.spec.digest} has other bytes than its hash says")
+        if signer := signer_of(frame.vouch):
+            self.provisional.setdefault(index, signer)
         new = self.spec.file.write_piece(index, data)
         if not new:
             self.counts.duplicate_bytes += len(data)
+            if not self._is_here(index, frame.hash):
+                raise DigestInvalid(f"piece {index} of {self.spec.digest} is here with other bytes than it came with")
         self.hashes[index], self.vouches[index] = frame.hash, frame.vouch
         return new
 
@@ -146,10 +154,14 @@ class Transfer:
         """
         if index in self or not self.spec.file.has(index):
             return
-        verifier.check_encoded(self.context, index, hash_, vouch)
-        layout = self.spec.layout
-        if piece_hash(layout, os.pread(self.fd, layout.length(index), layout.offset(index))) == hash_:
+        verifier.check_encoded(self.context, index, hash_, vouch, self.agents)
+        if self._is_here(index, hash_):
             self.hashes[index], self.vouches[index] = hash_, vouch
+
+    def _is_here(self, index: int, hash_: bytes) -> bool:
+        """Whether the file has these bytes for a piece."""
+        layout = self.spec.layout
+        return piece_hash(layout, os.pread(self.fd, layout.length(index), layout.offset(index))) == hash_
 
     def vouch_for(self, index: int, hash_: bytes, vouch: bytes) -> None:
         """Learn the proof of a piece that the file has: what a dealer does before it deals."""

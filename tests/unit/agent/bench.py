@@ -20,6 +20,7 @@ from p2pdist.agent.service import Advertised, Service, Upstreams
 from p2pdist.core.digest import Digest
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout, piece_hash
+from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import BlobContext, Signer, Verifier
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
@@ -34,7 +35,8 @@ from p2pdist.wire.messages import Message, RelayPlan, RingInfo, UpstreamInfo, me
 
 from .scripted_tracker import SECRET, Line, ScriptedTracker, listening
 
-NODE = "agent"
+KEY = Ed25519PrivateKey.generate()
+NODE = id_of(KEY.public_key())
 PIECE_BYTES = 32 * 1024
 
 
@@ -192,7 +194,14 @@ async def running(
             )
             bench.control = ControlLink("127.0.0.1", tracker.port, lambda: None, bench.service)
             means = Means(
-                bench.store, bench.control, bench.relays, swarm, bench.metrics, upstreams.client, bench.accounts
+                bench.store,
+                bench.control,
+                bench.relays,
+                swarm,
+                bench.metrics,
+                upstreams.client,
+                Signer(KEY, agent=True),
+                bench.accounts,
             )
             bench.library = Library(means, parts)
             bench.service.attach(bench.control, bench.library, None)

@@ -63,6 +63,9 @@ class Thread:
         self.told.append(("open", spec.generation))
         return Ticket(Counts(dealt_bytes=5), [None] * spec.layout.count)
 
+    def set_alone(self, alone: bool) -> None:
+        self.told.append(("alone", alone))
+
     def close(self, generation: int) -> None:
         self.told.append(("close", generation))
 

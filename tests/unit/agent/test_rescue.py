@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pdist.agent.rescue import gaps, rescue
+from p2pdist.agent.rescue import Source, gaps, rescue
 from p2pdist.core.errors import BlobUnknown, P2PDistError, ProtocolError
 from p2pdist.core.pieces import PieceLayout, PieceSet
 from p2pdist.oci.origin import OriginClient, Upstream
@@ -42,7 +42,8 @@ class Bench:
             self.private += 1
 
         with OriginClient(Upstream("registry.example", self.origin.url), max_wait_seconds=0.1) as client:
-            await rescue(client, REPOSITORY, blob.digest, lambda: self.partial, begin, count, on_private)
+            source = Source(client, REPOSITORY, blob.digest, count, on_private)
+            await rescue(source, lambda: self.partial, begin)
 
     def ranges(self, blob: Blob) -> list[str]:
         return [seen.headers.get("range", "") for seen in self.origin.seen(path_of(blob))]

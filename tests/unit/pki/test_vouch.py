@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.pki.errors import BadSignature, BadVouch, CredentialError, UnknownKey
+from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import (
     MAX_VOUCH_BYTES,
     BlobContext,
@@ -20,6 +21,7 @@ from p2pdist.pki.vouch import (
     Vouch,
     key_id_of,
     public_key_from_bytes,
+    signer_of,
 )
 
 CONTEXT = BlobContext(Digest.of(b"a blob"), 64 << 20, 32 << 10, 7)
@@ -165,7 +167,8 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 def test_decoding_is_strict(head: bytes, count: int, hashes: int) -> None:
     raw = head + bytes([count]) + bytes(64 + 32 * hashes)
     first = int.from_bytes(head[8:], "big")
-    if 1 <= count <= 64 and hashes <= 6 and first + count <= 2**32:
+    by_agent, pieces = count >= 128, count % 128
+    if 1 <= pieces <= 64 and by_agent <= hashes <= 6 + by_agent and first + pieces <= 2**32:
         assert Vouch.decode(raw).encode() == raw
         with pytest.raises(BadVouch):
             Vouch.decode(raw + b"\0")
@@ -264,3 +267,46 @@ def test_signing_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(CredentialError, match=r"signing\.key has mode 0644"):
         Signer.open(directory)
+
+
+class _Everybody:
+    def __contains__(self, agent: object) -> bool:
+        return True
+
+
+def test_an_agents_vouch_holds_where_the_agent_may_vouch() -> None:
+    agent = Signer(Ed25519PrivateKey.from_private_bytes(b"\3" * 32), agent=True)
+    name = id_of(agent.public_key)
+    hashes = _hashes(3)
+    verifier = _verifier()
+    for number, vouch in enumerate(agent.vouch(CONTEXT, 9, hashes)):
+        encoded = vouch.encode()
+        assert Vouch.decode(encoded) == vouch
+        assert signer_of(encoded) == name
+        verifier.check(CONTEXT, 9 + number, hashes[number], vouch, {name})
+        verifier.check_encoded(CONTEXT, 9 + number, hashes[number], encoded, {name})
+        # Also when the batch is remembered: who may vouch is another question than whether it holds.
+        for agents in (frozenset[str](), {"another"}):
+            with pytest.raises(UnknownKey):
+                verifier.check_encoded(CONTEXT, 9 + number, hashes[number], encoded, agents)
+        with pytest.raises(BadSignature):
+            verifier.check(CONTEXT, 9 + number, hashes[number - 1], vouch, {name})
+
+
+def test_a_shown_key_is_the_one_that_signed() -> None:
+    agent = Signer(Ed25519PrivateKey.from_private_bytes(b"\3" * 32), agent=True)
+    (vouch,) = agent.vouch(CONTEXT, 0, _hashes(1))
+    other = Signer(Ed25519PrivateKey.from_private_bytes(b"\4" * 32), agent=True)
+    shown = other.public_key.public_bytes_raw()
+    with pytest.raises(UnknownKey):
+        _verifier().check(CONTEXT, 0, _hashes(1)[0], replace(vouch, public_key=shown), _Everybody())
+    with pytest.raises(BadSignature):
+        _verifier().check(
+            CONTEXT, 0, _hashes(1)[0], replace(vouch, public_key=shown, key_id=other.key_id), _Everybody()
+        )
+
+
+def test_a_trackers_vouch_names_no_agent() -> None:
+    (vouch, *_) = SIGNER.vouch(CONTEXT, 0, _hashes(64))
+    assert signer_of(vouch.encode()) == ""
+    assert signer_of(b"") == ""

@@ -6,7 +6,7 @@ import random
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
 import pytest
@@ -47,6 +47,8 @@ class File:
         return index in self.pieces
 
     def write_piece(self, index: int, data: bytes | bytearray | memoryview) -> bool:
+        if index in self.pieces:
+            return False
         os.pwrite(self.fd, data, self.layout.offset(index))
         new = self.pieces.add(index)
         if self.pieces.complete:
@@ -63,13 +65,15 @@ class File:
 class Fleet:
     """A dealer named `tracker` and agents, with one blob."""
 
-    def __init__(self, stack: ExitStack, agents: int, size_bytes: int, piece_bytes: int) -> None:
+    def __init__(
+        self, stack: ExitStack, agents: int, size_bytes: int, piece_bytes: int, names: Sequence[str] = ()
+    ) -> None:
         self.stack = stack
         self.data = random.Random(1).randbytes(size_bytes)
         self.layout = PieceLayout(size_bytes, piece_bytes)
         self.digest = Digest.of(self.data)
         self.signer = Signer(Ed25519PrivateKey.generate())
-        self.names = [f"n{number}" for number in range(agents)]
+        self.names = [*names] or [f"n{number}" for number in range(agents)]
         self.notices: dict[str, list[Notice]] = {}
         self.noticed = threading.Condition()
         self.nodes: dict[str, RelayNode] = {}
