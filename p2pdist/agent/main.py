@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from p2pdist.agent.account import Accounts
 from p2pdist.agent.arrival import Means
+from p2pdist.agent.clients import Clients
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.enrol import identity_of, plain_is_fine
 from p2pdist.agent.explain import Explainer
@@ -70,6 +71,7 @@ class _Agent:
         self._shim: Shim | None = None
         self._reporter: Reporter | None = None
         self._images: ImagePuller | None = None
+        self._clients = Clients()
         self._registry = CollectorRegistry()
         self._registry.register(OnScrape(self._refresh))
         self._metrics = AgentMetrics(self._registry)
@@ -139,14 +141,17 @@ class _Agent:
         library = Library(Means(store, control, relays, swarm, metrics, upstreams.client, signer, accounts), parts)
         service.attach(control, library, self._renewal)
         names = [str(address) for address in config.shim.listen]
-        default = config.shim.default_upstream
+        default = str(config.shim.default_upstream) if config.shim.default_upstream else None
+        shims: dict[str, str | None] = dict.fromkeys(names, default)
         stop_evictions = store.on_evicted(service.evicted)
         try:
             with relay:
-                self._reporter = Reporter(node, name, names, control, library, relays, relay, swarm, store, metrics)
+                self._reporter = Reporter(
+                    node, name, shims, self._clients, control, library, relays, relay, swarm, store, metrics
+                )
                 self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
-                self._shim = Shim(library, metrics, str(default) if default else None)
+                self._shim = Shim(library, metrics, default)
                 parts.start_soon(control.run)
                 parts.start_soon(self._reporter.sample)
                 parts.start_soon(service.watch_swarm)
@@ -184,7 +189,7 @@ class _Agent:
     async def _serve_shim(self, request: Request, response: Response) -> None:
         """The shim; until there is one, the 404 that sends a daemon to the origin instead of keeping it waiting."""
         if self._shim is not None:
-            await self._shim(request, response)
+            await self._clients.watch(self._shim, request, response)
             return
         error = NotFound(f"p2pdist isn't ready: {self._why_not_ready()[0]}")
         await response.send(error.http_status, {"Content-Type": "application/json"}, error_body(error))

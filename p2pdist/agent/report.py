@@ -59,8 +59,27 @@ class Traffic(Struct, frozen=True, kw_only=True):
     sent_swarm: int
 
 
+class Served(Struct, frozen=True, kw_only=True):
+    """Something that the shim answered to its end, named as the client asked for it."""
+
+    name: str
+    seconds_ago: float
+
+
+class Client(Struct, frozen=True, kw_only=True):
+    """A client of the shim and what it got last; `runtime` as `p2pdist mirror` calls it, empty for others."""
+
+    user_agent: str
+    runtime: str
+    manifest: Served | None = None
+    blob: Served | None = None
+
+
 class Status(Struct, frozen=True, kw_only=True):
-    """The agent's view of itself; `upstreams` are names, `shims` the addresses (HOST:PORT) it listens on."""
+    """The agent's view of itself; `upstreams` are names, `shims` the addresses (HOST:PORT) it listens on.
+
+    `default_upstreams`: whom requests to a shim mean that name no registry, by the shim's address.
+    """
 
     version: str
     node_id: str
@@ -73,6 +92,8 @@ class Status(Struct, frozen=True, kw_only=True):
     blobs: HeldBlobs
     rates: Rates
     bytes: Traffic
+    default_upstreams: dict[str, str] = {}
+    clients: list[Client] = []
 
 
 class ManifestEvent(Struct, frozen=True, kw_only=True, tag_field="event", tag="manifest"):

@@ -6,6 +6,7 @@ import msgspec
 import trio
 
 from p2pdist import __version__
+from p2pdist.agent.clients import Clients
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.library import Library
 from p2pdist.agent.relays import Relays
@@ -28,7 +29,8 @@ class Reporter:
         self,
         node: str,
         name: str,
-        shims: list[str],
+        shims: dict[str, str | None],
+        clients: Clients,
         control: ControlLink,
         library: Library,
         relays: Relays,
@@ -37,7 +39,7 @@ class Reporter:
         store: BlobStore,
         metrics: AgentMetrics,
     ) -> None:
-        self._node, self._name, self._shims = node, name, shims
+        self._node, self._name, self._shims, self._clients = node, name, shims, clients
         self._control = control
         self._library = library
         self._relays = relays
@@ -85,7 +87,7 @@ class Reporter:
                 last_error=control.last_error or None,
             ),
             upstreams=list(self._library.upstreams()),
-            shims=self._shims,
+            shims=list(self._shims),
             pulls=[
                 RunningPull(
                     digest=str(pull.wanted.digest),
@@ -99,6 +101,8 @@ class Reporter:
             blobs=HeldBlobs(count=len(held), bytes=sum(size for _, size in held)),
             rates=self._rates(),
             bytes=self._traffic(),
+            default_upstreams={address: default for address, default in self._shims.items() if default},
+            clients=self._clients.report(),
         )
 
     def why_not_ready(self) -> list[str]:

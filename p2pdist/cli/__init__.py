@@ -22,6 +22,7 @@ COMMANDS = MappingProxyType(
         "pull": "let the agent of this host have an image",
         "status": "what the agent of this host is doing",
         "explain": "where the bytes of a blob came from, and what it waited for",
+        "mirror": "let a container runtime ask the agent first; undo it",
         "config": "check a configuration, or show the one in effect",
         "pki": "the tracker's CA and join tokens",
         "demo": "see it work: a registry, a tracker and agents on this machine",

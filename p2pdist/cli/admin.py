@@ -107,19 +107,29 @@ def _mapped(address: PeerAddress) -> Iterator[None]:
         ) from error
 
 
+def ask_for(address: PeerAddress, target: str, kind: type[_Said]) -> _Said:
+    """Ask the agent for one JSON object of type `kind`."""
+    with ask(address, "GET", target, timeout_seconds=_TIMEOUT_SECONDS) as answer:
+        return _decoded(answer.body(), address, kind)
+
+
 def ask_and_print(
     args: argparse.Namespace, target: str, kind: type[_Said], lines: Callable[[_Said], Iterator[str]]
 ) -> int:
     """Ask the agent for one JSON object of type `kind`, and print it: as it is with `--json`, else as `lines` says."""
     with ask(args.admin, "GET", target, timeout_seconds=_TIMEOUT_SECONDS) as answer:
         body = answer.body()
-    try:
-        said = msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise ProtocolError(f"what answers on {args.admin} isn't an agent of this version: {error}") from error
+    said = _decoded(body, args.admin, kind)
     if args.json:
         print(json.dumps(json.loads(body), indent=2))
     else:
         for line in lines(said):
             print(printable(line))
     return 0
+
+
+def _decoded(body: bytes, address: PeerAddress, kind: type[_Said]) -> _Said:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"what answers on {address} isn't an agent of this version: {error}") from error

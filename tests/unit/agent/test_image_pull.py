@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+from p2pdist.agent.clients import Clients
 from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
 from p2pdist.agent.report import BlobEvent, DoneEvent, ErrorEvent, ManifestEvent, PullEvent, Status
@@ -54,7 +55,8 @@ async def serving(root: Path, origin: str | None = None) -> AsyncIterator[tuple[
         reporter = Reporter(
             NODE,
             "host-1",
-            ["127.0.0.1:7500"],
+            {"127.0.0.1:7500": None},
+            Clients(),
             bench.control,
             bench.library,
             bench.relays,

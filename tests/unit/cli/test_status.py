@@ -12,7 +12,7 @@ from p2pdist.cli.text import format_duration, format_rate
 from tests.unit.cli.conftest import Admin
 
 _DIGEST = "sha256:" + "ab" * 32
-_STATUS: dict[str, Any] = {
+STATUS: dict[str, Any] = {
     "version": "0.1.0",
     "node_id": "f00d",
     "name": "web-12",
@@ -32,7 +32,7 @@ _STATUS: dict[str, Any] = {
 
 
 def test_text(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
-    admin.body = json.dumps(_STATUS).encode()
+    admin.body = json.dumps(STATUS).encode()
     assert main(["status", "--admin", admin.address]) == 0
     assert admin.asked == ["GET /v1/status"]
     assert capsys.readouterr().out.splitlines() == [
@@ -52,7 +52,7 @@ def test_text(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_lost_tracker_and_its_reason_stand_out(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
     link = {"address": "t:1", "connected": False, "since_seconds": 5, "last_error": "refused\x1b[2J"}
-    admin.body = json.dumps(_STATUS | {"tracker": link, "pulls": [], "upstreams": []}).encode()
+    admin.body = json.dumps(STATUS | {"tracker": link, "pulls": [], "upstreams": []}).encode()
     assert main(["status", "--admin", admin.address]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "tracker    t:1, NOT connected for 5.0 s: refused?[2J" in lines
@@ -61,9 +61,9 @@ def test_a_lost_tracker_and_its_reason_stand_out(admin: Admin, capsys: pytest.Ca
 
 
 def test_json_is_what_the_agent_said(admin: Admin, capsys: pytest.CaptureFixture[str]) -> None:
-    admin.body = json.dumps(_STATUS).encode()
+    admin.body = json.dumps(STATUS).encode()
     assert main(["status", "--json", "--admin", admin.address]) == 0
-    assert json.loads(capsys.readouterr().out) == _STATUS
+    assert json.loads(capsys.readouterr().out) == STATUS
 
 
 def test_no_agent_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
