@@ -76,27 +76,28 @@ def _install(args: argparse.Namespace) -> int:
     runtime, status = RUNTIMES[args.runtime], _agent_says(args.admin)
     known = tuple(status.upstreams) if status else ()
     wish = Wish(args.shim or _shim(status), tuple(args.registries or known), named=args.registries is not None)
-    plan, changes = ledger.install(HostTree(args.root), runtime, wish, dry_run=args.dry_run)
+    tree = HostTree(args.root)
+    plan, changes = ledger.install(tree, runtime, wish, dry_run=args.dry_run)
     _show(changes, dry_run=args.dry_run)
     if not changes:
         print(f"{runtime.title} is configured so already; nothing changed.")
     for note in (*plan.notes, *_agent_notes(runtime, wish, status)):
         print(f"note: {note}")
     if changes and not args.dry_run:
-        print(f"{runtime.title} asks {wish.shim} first; {runtime.reload}.")
+        print(f"{runtime.title} asks {wish.shim} first; {runtime.reload(tree)}.")
     return 0
 
 
 def _remove(args: argparse.Namespace) -> int:
-    runtime = RUNTIMES[args.runtime]
-    changes, notes = ledger.remove(HostTree(args.root), runtime, dry_run=args.dry_run)
+    runtime, tree = RUNTIMES[args.runtime], HostTree(args.root)
+    changes, notes = ledger.remove(tree, runtime, dry_run=args.dry_run)
     _show(changes, dry_run=args.dry_run)
     for note in notes:
         print(f"note: {note}")
     if not changes and not notes:
         print(f"Nothing of ours is in {runtime.title}'s configuration.")
     elif changes and not args.dry_run:
-        print(f"{runtime.title} goes to the registries itself again; {runtime.reload}.")
+        print(f"{runtime.title} goes to the registries itself again; {runtime.reload(tree)}.")
     return 0
 
 

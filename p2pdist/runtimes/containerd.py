@@ -126,5 +126,8 @@ def _toml(document: bytes, path: PurePosixPath) -> dict[str, Any]:
         raise NotUnderstood(f"{path} isn't TOML ({error}); mend it first") from error
 
 
-_RELOAD = "it reads hosts.toml at every pull, nothing must be restarted"
-RUNTIME = Runtime("containerd", "containerd", ("containerd",), _RELOAD, plan, reading)
+def _reload(_tree: Tree) -> str:
+    return "it reads hosts.toml at every pull, nothing must be restarted"
+
+
+RUNTIME = Runtime("containerd", "containerd", ("containerd",), _reload, plan, reading)

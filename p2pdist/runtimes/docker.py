@@ -125,5 +125,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-_RELOAD = "it reads daemon.json when it is told to: systemctl reload docker"
-RUNTIME = Runtime("docker", "Docker", ("dockerd",), _RELOAD, plan, reading)
+def _reload(tree: Tree) -> str:
+    """A reload takes only keys that are there (Moby, daemon/reload.go): without one the old mirrors would stay."""
+    if _KEY in _document(tree.read(CONFIG)):
+        return "it reads daemon.json when it is told to: systemctl reload docker"
+    return f"a reload would keep the old mirrors, now that daemon.json has no {_KEY}: systemctl restart docker"
+
+
+RUNTIME = Runtime("docker", "Docker", ("dockerd",), _reload, plan, reading)

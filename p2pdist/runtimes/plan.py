@@ -56,11 +56,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """A container runtime: the programs that betray it, what makes it read its files again, and its two questions."""
+    """A container runtime: the programs that betray it, and its three questions.
+
+    `reload`: how it comes to read its files, as they are now, again.
+    """
 
     name: str
     title: str
     programs: Collection[str]
-    reload: str
+    reload: Callable[[Tree], str]
     plan: Callable[[Tree, Wish], Plan]
     reading: Callable[[Tree, str], Reading]

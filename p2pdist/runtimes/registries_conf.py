@@ -42,7 +42,7 @@ def _runtime(name: str, title: str, programs: tuple[str, ...], reload: str) -> R
         files = {own: "\n".join([_MADE, *blocks]).encode()} if blocks else {}
         return Plan(files, (*notes, *_narrower(tree, wish)))
 
-    return Runtime(name, title, programs, reload, plan, reading)
+    return Runtime(name, title, programs, lambda _tree: reload, plan, reading)
 
 
 def reading(tree: Tree, shim: str) -> Reading:

@@ -5,6 +5,7 @@ their mounts, whatever state they were in.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -20,10 +21,16 @@ _START_SECONDS = 15
 
 
 class Containerd:
-    """The daemon, and `ctr` against it."""
+    """The daemon, and `ctr` against it; `launcher` (a namespace) and `environment` are those of `ctr`, which pulls."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, launcher: Sequence[str | Path] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = directory
+        self._launcher = launcher
+        self._environment = environment
+        self.hosts = directory / "hosts"
+        """The directory of hosts.toml files."""
         self._socket = directory / "containerd.sock"
         self._cleanup = ExitStack()
         self._containers = 0
@@ -57,19 +64,22 @@ class Containerd:
         self._cleanup.close()
 
     def _ctr(self, *arguments: str | Path) -> str:
-        return run(["ctr", "--address", self._socket, *arguments])
+        return run([*self._launcher, "ctr", "--address", self._socket, *arguments], self._environment)
 
     def mirror(self, registry: str, url: str) -> None:
         """Pull images of `registry` from `url` and nowhere else: the registry itself is given a dead address."""
-        hosts = self._directory / "hosts" / registry / "hosts.toml"
+        hosts = self.hosts / registry / "hosts.toml"
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(f'server = "http://127.0.0.1:9"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n')
 
     def pull(self, reference: str, *, every_platform: bool = False) -> None:
         """Pull and unpack `reference` through the mirror of its registry."""
         platforms = ["--all-platforms"] if every_platform else ["--platform", "linux/amd64"]
-        directory = self._directory / "hosts"
-        self._ctr("images", "pull", "--hosts-dir", directory, "--snapshotter", SNAPSHOTTER, *platforms, reference)
+        self._ctr("images", "pull", "--hosts-dir", self.hosts, "--snapshotter", SNAPSHOTTER, *platforms, reference)
+
+    def remove(self, reference: str) -> None:
+        """Remove an image, and at once what only it needed."""
+        self._ctr("images", "remove", "--sync", reference)
 
     def digest_of(self, reference: str) -> str:
         """The digest that an image that was pulled points to."""

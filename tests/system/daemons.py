@@ -23,10 +23,10 @@ _MIB = 1 << 20
 Settings = Mapping[str, Any]
 
 
-def attempt(*arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, output and error output of a command of `p2pdist`."""
+def attempt(*arguments: str | Path, launcher: Sequence[str] = ()) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command of `p2pdist`; `launcher` is put before it (a namespace)."""
     finished = subprocess.run(
-        [P2PDIST, *arguments],
+        [*launcher, P2PDIST, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

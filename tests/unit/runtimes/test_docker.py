@@ -110,3 +110,12 @@ def test_reading(tmp_path: Path) -> None:
     assert docker.reading(tree, "127.0.0.1:1").files == ()
     put(tmp_path, "/etc/docker/daemon.json", "{")
     assert "isn't JSON" in docker.reading(tree, SHIM).problems[0]
+
+
+@pytest.mark.parametrize(
+    ("there", "how"), [('{"registry-mirrors": []}', "reload"), ("{}", "restart"), (None, "restart")]
+)
+def test_a_reload_is_not_enough_to_forget_the_last_mirror(tmp_path: Path, there: str | None, how: str) -> None:
+    if there is not None:
+        put(tmp_path, "/etc/docker/daemon.json", there)
+    assert docker.RUNTIME.reload(HostTree(tmp_path)).endswith(f": systemctl {how} docker")
