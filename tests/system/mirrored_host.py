@@ -7,6 +7,7 @@ registry answers as registry-1.docker.io over TLS too, so that a runtime can go 
 import ssl
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import trustme
@@ -55,7 +56,9 @@ class MirroredHost:
             config = self.root / "etc/docker/daemon.json"
             docker = Dockerd(self._directory / "docker", config, launcher=launcher, environment=environment)
             self.dockerd = stack.enter_context(docker)
-            self.podman = MirroredPodman(launcher, environment, self._directory / "podman")
+            # Podman wants a runroot with a short name.
+            short = Path(stack.enter_context(TemporaryDirectory(prefix="podman-")))
+            self.podman = MirroredPodman(launcher, environment, short)
             self._cleanup = stack.pop_all()
         return self
 
@@ -118,7 +121,7 @@ class MirroredPodman:
 
     def __init__(self, launcher: list[str | Path], environment: dict[str, str], directory: Path) -> None:
         self._launcher = launcher
-        self._environment = {**environment, "HOME": str(directory.parent)}
+        self._environment = {**environment, "HOME": str(directory)}
         self._directory = directory
 
     def _podman(self, *arguments: str) -> str:
