@@ -233,6 +233,21 @@ class BlobStore:
             self._catalogue.annotate(digest, private, upstream, repository)
             entry.private = private
 
+    def make_private(self, upstream: str, repository: str) -> list[Digest]:
+        """Write down that what came from there is private from now on; the blobs, partial ones too, that weren't."""
+        with self._changing():
+            changed = []
+            for digest, record in self._arriving.items():
+                if (record.upstream, record.repository) == (upstream, repository) and not record.private:
+                    self._arriving[digest] = replace(record, private=True)
+                    changed.append(digest)
+            for digest in self._catalogue.make_private(upstream, repository):
+                entry = self._index.get(digest)
+                if entry is not None:
+                    entry.private = True
+                changed.append(digest)
+            return changed
+
     def save_metainfo(self, digest: Digest, metainfo: Metainfo) -> None:
         """Keep the torrent of a blob, partial or whole.
 

@@ -190,6 +190,16 @@ class Catalogue:
                 (private, upstream, repository, str(digest)),
             )
 
+    def make_private(self, upstream: str, repository: str) -> list[Digest]:
+        """Mark every committed blob that came from there as private; those that weren't marked before."""
+        with self._writing() as db:
+            rows = db.execute(
+                """UPDATE blobs SET private = 1 WHERE upstream = ? AND repository = ? AND NOT private
+                   RETURNING digest""",
+                (upstream, repository),
+            ).fetchall()
+        return [self._digest(row[0]) for row in rows]
+
     def blob(self, digest: Digest) -> BlobRecord | None:
         """The record of a committed blob."""
         query = """SELECT size_bytes, private, upstream, repository, piece_bytes, hashes
