@@ -23,7 +23,7 @@ from p2pdist.agent.service import Advertised, Service, Upstreams
 from p2pdist.agent.shim import Shim
 from p2pdist.agent.status import Reporter
 from p2pdist.config import Address, AgentConfig, is_loopback
-from p2pdist.config import Upstream as UpstreamConfig
+from p2pdist.config import AgentUpstream as UpstreamConfig
 from p2pdist.core.errors import InvalidInput, NotFound, Unavailable
 from p2pdist.daemon import advertised, listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler

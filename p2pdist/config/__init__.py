@@ -7,7 +7,7 @@ Must not know what the values are used for: core and msgspec only.
 from p2pdist.config.addresses import Address, OriginUrl, PeerAddress, RegistryHost, is_loopback
 from p2pdist.config.load import COMMAND_LINE, Loaded, load_agent, load_tracker, read_toml
 from p2pdist.config.problems import ConfigError, Problem
-from p2pdist.config.schema import AgentConfig, TrackerConfig, Upstream
+from p2pdist.config.schema import AgentConfig, AgentUpstream, TrackerConfig, Upstream
 from p2pdist.config.show import render
 from p2pdist.config.values import ByteCount, CertificateHash, HelperName, NodeName, Seconds, Secret, Zone
 
@@ -15,6 +15,7 @@ __all__ = [
     "COMMAND_LINE",
     "Address",
     "AgentConfig",
+    "AgentUpstream",
     "ByteCount",
     "CertificateHash",
     "ConfigError",

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2pdist.config.addresses import Address
-from p2pdist.config.schema import AgentConfig, TrackerConfig, Upstream
+from p2pdist.config.schema import AgentConfig, AgentUpstream, TrackerConfig, Upstream
 
 _SHORTEST_LEASE_SECONDS = 1.0
 _LONGEST_LEASE_SECONDS = 3600.0
+_SHORTEST_RECHECK_SECONDS = 1.0
+_LONGEST_RECHECK_SECONDS = 3600.0
 
 
 def contradictions(config: TrackerConfig | AgentConfig) -> Iterator[tuple[str, str]]:
@@ -26,7 +28,7 @@ def contradictions(config: TrackerConfig | AgentConfig) -> Iterator[tuple[str, s
             yield "lease", 'a lease lasts between "1s" and "1h"'
 
 
-def _upstreams(upstreams: tuple[Upstream, ...]) -> Iterator[tuple[str, str]]:
+def _upstreams(upstreams: tuple[AgentUpstream, ...]) -> Iterator[tuple[str, str]]:
     first: dict[str, int] = {}
     for index, upstream in enumerate(upstreams):
         at = f"upstream[{index}]"
@@ -34,9 +36,24 @@ def _upstreams(upstreams: tuple[Upstream, ...]) -> Iterator[tuple[str, str]]:
             yield f"{at}.name", f"upstream[{first[upstream.name]}] has the same name; keep one of them"
         if upstream.credentials_file and upstream.credential_helper:
             yield f"{at}.credential_helper", "there is a credentials_file too; keep one of them"
+        if isinstance(upstream, Upstream):
+            yield from _access(upstream, at)
         for key, path in (("ca_file", upstream.ca_file), ("credentials_file", upstream.credentials_file)):
             if path is not None and (reason := _unreadable(path)):
                 yield f"{at}.{key}", reason
+
+
+def _access(upstream: Upstream, at: str) -> Iterator[tuple[str, str]]:
+    if upstream.access != "fleet":
+        for key in ("credentials_file", "credential_helper"):
+            if getattr(upstream, key):
+                yield (
+                    f"{at}.{key}",
+                    f'isn\'t used with access = "{upstream.access}"; remove it, or set access = "fleet", which gives'
+                    " every caller on every host what these credentials can read",
+                )
+    if not _SHORTEST_RECHECK_SECONDS <= upstream.recheck <= _LONGEST_RECHECK_SECONDS:
+        yield f"{at}.recheck", 'what an upstream said counts for "1s" to "1h"'
 
 
 def _unreadable(path: Path) -> str | None:

@@ -18,7 +18,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of a configuration file."""
 
 
-class Upstream(Section, frozen=True, kw_only=True):
+class AgentUpstream(Section, frozen=True, kw_only=True):
     """A registry that may be spoken to; `origin` is filled in from `name` when it is omitted."""
 
     name: RegistryHost
@@ -31,6 +31,13 @@ class Upstream(Section, frozen=True, kw_only=True):
     def origin_url(self) -> OriginUrl:
         """The base URL that requests for this registry go to."""
         return self.origin or self.name.default_origin
+
+
+class Upstream(AgentUpstream, frozen=True, kw_only=True):
+    """A registry as the tracker knows it, which says for the whole fleet to whom its content is given."""
+
+    access: Literal["anonymous", "client", "fleet"] = "client"
+    recheck: Seconds = Seconds(300)
 
 
 class Log(Section, frozen=True, kw_only=True):
@@ -141,7 +148,7 @@ class AgentConfig(Section, frozen=True, kw_only=True):
     admin: AgentAdmin = AgentAdmin()
     store: Store = Store()
     log: Log = Log()
-    upstream: tuple[Upstream, ...] = ()
+    upstream: tuple[AgentUpstream, ...] = ()
 
     @classmethod
     def default(cls, tracker: str) -> Self:

@@ -7,7 +7,7 @@ from msgspec.structs import fields
 
 from p2pdist.config.load import Loaded
 from p2pdist.config.problems import as_toml
-from p2pdist.config.schema import AgentConfig, Section, TrackerConfig, Upstream
+from p2pdist.config.schema import AgentConfig, AgentUpstream, Section, TrackerConfig
 from p2pdist.config.values import Secret
 
 _HIDDEN = "(hidden)"
@@ -36,7 +36,7 @@ def _names(section: Section) -> list[str]:
 
 def _held(section: Section, name: str) -> Any:
     value = getattr(section, name)
-    if isinstance(section, Upstream) and name == "origin":
+    if isinstance(section, AgentUpstream) and name == "origin":
         return section.origin_url
     return _HIDDEN if isinstance(value, Secret) else value
 

@@ -101,12 +101,14 @@ class OriginClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def resolve(self, repository: str, tag: Tag | str) -> Descriptor:
+    async def resolve(self, repository: str, tag: Tag | Digest | str) -> Descriptor:
         """What `tag` points at now: by HEAD, or by fetching the manifest when the origin's HEAD doesn't say.
+
+        With a digest, whether there is such a manifest.
 
         Raises `NameInvalid`, `ManifestUnknown`, `Denied`, `Unavailable` or `ProtocolError`.
         """
-        wanted = self._wanted(repository, tag if isinstance(tag, Tag) else Tag(tag))
+        wanted = self._wanted(repository, Tag(tag) if isinstance(tag, str) else tag)
         return await self._run(wanted, self._resolve)
 
     async def manifest(self, repository: str, reference: Tag | Digest) -> FetchedManifest:

@@ -5,8 +5,9 @@ read a place if everybody may (it is *open*: the upstream gave something of it t
 has a *grant*: the upstream gave something of it for this token). Of what is here, he gets a blob
 
 - if the blob's home, the place that its bytes came from, is open: then everybody could have had them there; or
-- if he may read the place that he names, and the blob is there: it is the blob's home, or the upstream said that it has
-  the blob there (`found`).
+- if he may read the place that he names, and the blob is there: it is the blob's home, or the same upstream said that
+  it has the blob there (`found`), or another upstream gave the bytes from there (`proven`): what it merely says of
+  others' blobs counts for nothing.
 
 The second half matters. That a manifest of the place lists the digest proves nothing: anybody may push a manifest that
 lists the digest of a blob which isn't his, and not every registry checks it. Nor does it help to name an open place.
@@ -79,6 +80,20 @@ class Closed:
     challenge: Challenge | None
 
 
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A place may be read for so long; `private`: by somebody with his token, else by everybody."""
+
+    private: bool
+    good_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    size_bytes: int
+    proven: bool
+
+
 class Rights:
     """What was learnt; `access_of` tells an upstream's mode. Times are seconds, `clock` monotonic, `wall` Unix time."""
 
@@ -95,7 +110,7 @@ class Rights:
         self._open: OrderedDict[Place, float] = OrderedDict()
         self._closed: OrderedDict[Place, tuple[float, Closed]] = OrderedDict()
         self._grants: OrderedDict[tuple[Place, bytes], float] = OrderedDict()
-        self._found: OrderedDict[tuple[Place, Digest], None] = OrderedDict()
+        self._found: OrderedDict[tuple[Place, Digest], _Found] = OrderedDict()
 
     # What upstreams say.
 
@@ -104,10 +119,10 @@ class Rights:
         self._closed.pop(place, None)
         _keep(self._open, place, self._clock() + seconds, MAX_PLACES)
 
-    def shut(self, place: Place, challenge: Challenge | None, seconds: float) -> None:
+    def shut(self, place: Place, closed: Closed, seconds: float) -> None:
         """The upstream refused `place` to an anonymous; for so long it needn't be asked again."""
         self._open.pop(place, None)
-        _keep(self._closed, place, (self._clock() + seconds, Closed(challenge)), MAX_PLACES)
+        _keep(self._closed, place, (self._clock() + seconds, closed), MAX_PLACES)
 
     def granted(self, place: Place, token: BearerToken, seconds: float) -> None:
         """The upstream gave something of `place` for `token`; that counts for so long, or till the token's end."""
@@ -119,9 +134,11 @@ class Rights:
         """The upstream refused `place` for `token`."""
         self._grants.pop((place, self.key(token)), None)
 
-    def found(self, place: Place, digest: Digest) -> None:
-        """The upstream has this blob in `place`."""
-        _keep(self._found, (place, digest), None, MAX_FOUND)
+    def found(self, place: Place, digest: Digest, size_bytes: int, *, proven: bool = False) -> None:
+        """The upstream says that it has this blob in `place`; `proven`: it gave the bytes, and they had the digest."""
+        if not proven and (place, digest) in self._found:
+            proven = self._found[place, digest].proven
+        _keep(self._found, (place, digest), _Found(size_bytes, proven), MAX_FOUND)
 
     # What follows.
 
@@ -145,16 +162,31 @@ class Rights:
         """Whether `asker` gets a blob of which we have the bytes from `home`."""
         if self.is_open(home, stale=stale):
             return True
-        return self.may_read(asker, stale=stale) and (home == asker.place or (asker.place, digest) in self._found)
+        return self.may_read(asker, stale=stale) and self._is_in(asker.place, digest, home)
+
+    def size_in(self, place: Place, digest: Digest) -> int | None:
+        """The size in bytes of a blob that was found in `place`."""
+        found = self._found.get((place, digest))
+        return found.size_bytes if found is not None else None
 
     def good_seconds(self, asker: Asker) -> float:
         """For how long `asker` may read his place without another question."""
         until = self._open.get(asker.place, 0.0)
         return max(0.0, until - self._clock(), self._grant_seconds(asker))
 
+    def told(self, asker: Asker) -> "Right":
+        """What `asker` may read, to be told to another who keeps rights."""
+        return Right(not self.is_open(asker.place), self.good_seconds(asker))
+
     def key(self, token: BearerToken | None) -> bytes:
         """What stands for a token: a hash that means nothing to another process."""
         return hashlib.blake2b(token.value.encode(), key=self._salt).digest() if token is not None else b""
+
+    def _is_in(self, place: Place, digest: Digest, home: Place) -> bool:
+        if place == home:
+            return True
+        found = self._found.get((place, digest))
+        return found is not None and (found.proven or place.upstream == home.upstream)
 
     def _grant_seconds(self, asker: Asker) -> float:
         if asker.token is None or self._access_of(asker.place.upstream) is not Access.CLIENT:

@@ -13,6 +13,7 @@ import trio
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, P2PDistError, ProtocolError, StoreError, Unavailable
 from p2pdist.oci.reference import Tag
+from p2pdist.oci.rights import Rights
 from p2pdist.pki.contexts import explain
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import Direction, TrackerMetrics
@@ -22,7 +23,7 @@ from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.leases import Leases
 from p2pdist.tracker.lines import Line, Lines
 from p2pdist.tracker.manifests import Manifests
-from p2pdist.tracker.wishes import failed
+from p2pdist.tracker.wishes import asker_of, failed
 from p2pdist.wire.messages import (
     Beat,
     Began,
@@ -77,6 +78,7 @@ class Control:
         leases: Leases,
         distribution: Distribution,
         manifests: Manifests,
+        rights: Rights,
         metrics: TrackerMetrics,
     ) -> None:
         self._me = me
@@ -86,6 +88,7 @@ class Control:
         self._leases = leases
         self._distribution = distribution
         self._manifests = manifests
+        self._rights = rights
         self._metrics = metrics
         self._strangers = 0
 
@@ -224,15 +227,20 @@ class Control:
             line.questions.discard(wanted.id)
 
     async def _find(self, wanted: ManifestWanted | SizeWanted) -> Message:
+        asker = asker_of(wanted)
         match wanted:
-            case ManifestWanted(id_, upstream, repository, tag, digest):
+            case ManifestWanted(id_, tag=tag, digest=digest):
                 if bool(tag) == bool(digest):
                     raise InvalidInput("a manifest is wanted by its tag or by its digest, one of the two")
-                target = Tag(tag) if tag else Digest.parse(digest)
-                found = await self._manifests.get(upstream, repository, target)
-                return ManifestIs(id_, str(found.digest), found.media_type, found.body, found.private)
-            case SizeWanted(id_, upstream, repository, text):
-                return SizeIs(id_, await self._manifests.blob_size(upstream, repository, Digest.parse(text)))
+                found = await self._manifests.get(asker, Tag(tag) if tag else Digest.parse(digest))
+                right = self._rights.told(asker)
+                return ManifestIs(
+                    id_, str(found.digest), found.media_type, found.body, right.private, right.good_seconds
+                )
+            case SizeWanted(id_, digest=digest, proof=proof):
+                size_bytes = await self._distribution.size(asker, Digest.parse(digest), proof)
+                right = self._rights.told(asker)
+                return SizeIs(id_, size_bytes, right.private, right.good_seconds)
             case _:
                 assert_never(wanted)
 

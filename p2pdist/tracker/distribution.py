@@ -6,11 +6,13 @@ waits for the disk runs in worker threads, and whoever asks meanwhile waits with
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import trio
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, P2PDistError, StoreError
+from p2pdist.oci.rights import Asker, Place
 from p2pdist.pki.vouch import Signer
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.notices import Notice
@@ -19,9 +21,10 @@ from p2pdist.telemetry.events import Event, EventLog
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import TrackerMetrics
 from p2pdist.tracker.choice import Situation, Way, choose
-from p2pdist.tracker.epochs import Steering
+from p2pdist.tracker.epochs import Live, Steering
 from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.flights import unexpected
+from p2pdist.tracker.gate import Gate, Held
 from p2pdist.tracker.origins import Origins
 from p2pdist.tracker.relaying import Relaying
 from p2pdist.tracker.starting import Starting
@@ -63,6 +66,9 @@ class Distribution:
         self.relaying = Relaying(steering, self._decide)
         self._swarming = Swarming(fleet, metrics, say)
         self._starting = Starting(store, origins, signer, self.relaying, metrics, encrypted, events)
+        self._gate = Gate(origins, nursery)
+        self._checking: list[Wish] = []
+        origins.on_shut = lambda place: nursery.start_soon(self._make_private, place)
         self._undecided: dict[Digest, list[Wish]] = {}
         self._records: OrderedDict[Digest, BlobRecord] = OrderedDict()
         self._verifying: set[Digest] = set()
@@ -140,6 +146,7 @@ class Distribution:
         """The joins that weren't answered yet."""
         for wishes in self._undecided.values():
             yield from wishes
+        yield from self._checking
         yield from self.relaying.waiting()
 
     async def verify(self, digest: Digest) -> None:
@@ -177,6 +184,11 @@ class Distribution:
             self._undecided[digest] = [wish]
             self._nursery.start_soon(self._look_up, digest)
             return
+        held = _held(live, record)
+        if held is not None and not wish.admitted and not self._gate.admits(wish.asker, digest, held):
+            self._checking.append(wish)
+            self._nursery.start_soon(self._check, wish, digest, held)
+            return
         metainfo = live.metainfo if live is not None else record.metainfo if record is not None else None
         holders = [
             holder
@@ -197,7 +209,8 @@ class Distribution:
                 self.relaying.enter(live, wish)
             case Way.SWARM:
                 assert metainfo is not None
-                self._swarming.send(agent, wish.join, metainfo, holders)
+                assert held is not None
+                self._swarming.send(agent, wish.join, metainfo, holders, held.home)
             case Way.RELAY_FROM_HOLDERS:
                 self._undecided[digest] = [wish]
                 self._nursery.start_soon(self._start, digest, record, holders)
@@ -207,6 +220,32 @@ class Distribution:
             case Way.RELAY_FROM_ORIGIN:
                 self._undecided[digest] = [wish]
                 self._nursery.start_soon(self._start, digest, None)
+
+    async def size(self, asker: Asker, digest: Digest, proof: bool) -> int:
+        """The size of a blob if `asker` gets it from the place that he names; raises what `Gate.check` raises."""
+        live = self.relaying.get(digest)
+        record = await trio.to_thread.run_sync(self._store.record, digest) if live is None else None
+        return await self._gate.check(asker, digest, _held(live, record), proof=proof)
+
+    async def _check(self, wish: Wish, digest: Digest, held: Held) -> None:
+        """Ask the upstream whether a wish may be granted, and grant it or not."""
+        try:
+            await self._gate.check(wish.asker, digest, held)
+        except Exception as error:
+            self._checking.remove(wish)
+            self._refuse(wish, digest, error)
+        else:
+            self._checking.remove(wish)
+            self._decide(replace(wish, admitted=True))
+
+    async def _make_private(self, place: Place) -> None:
+        """What everybody could have and can't any more doesn't travel openly from now on."""
+        try:
+            for digest in await trio.to_thread.run_sync(self._store.make_private, place.upstream, place.repository):
+                self._records.pop(digest, None)
+                log.info("blob_made_private", digest=digest, place=place)
+        except StoreError as error:
+            log.error("blobs_not_made_private", place=place, reason=str(error))
 
     async def _look_up(self, digest: Digest) -> None:
         """See what the store knows of a blob; after an unclean boot that may take a read of all of it."""
@@ -247,11 +286,9 @@ class Distribution:
     async def _fetch(self, digest: Digest) -> None:
         """Fetch from where the first who waits wants it; if that has it not, from where the next ones do."""
         while wishes := self._undecided.get(digest):
-            upstream, repository, size_bytes = source = wishes[0].source
+            asker, size_bytes = source = wishes[0].source
             try:
-                await self._starting.from_origin(
-                    upstream, repository, digest, size_bytes, Claim(self._undecided, digest)
-                )
+                await self._starting.from_origin(asker, digest, size_bytes, Claim(self._undecided, digest))
                 return
             except StoreError:
                 raise
@@ -265,11 +302,24 @@ class Distribution:
 
     def _refuse_all(self, digest: Digest, error: Exception) -> None:
         """The end of a task that was to answer wishes: none is left without one, and nothing else ends with it."""
+        for wish in self._undecided.pop(digest, []):
+            self._refuse(wish, digest, error)
+
+    def _refuse(self, wish: Wish, digest: Digest, error: Exception) -> None:
         if isinstance(error, P2PDistError):
             log.warning("blob_unavailable", digest=digest, reason=str(error))
-            told = error
+            self.relaying.refuse(wish, error)
         else:
             log.exception("blob_unavailable", error, digest=digest)
-            told = unexpected(error)
-        for wish in self._undecided.pop(digest, []):
-            self.relaying.refuse(wish, told)
+            self.relaying.refuse(wish, unexpected(error))
+
+
+def _held(live: Live | None, record: BlobRecord | None) -> Held | None:
+    """Where the bytes that are in the fleet came from, as far as the tracker knows."""
+    if live is not None:
+        generation = live.generation
+        home = Place(generation.upstream, generation.repository)
+        return Held(home, generation.private, generation.layout.size_bytes)
+    if record is not None:
+        return Held(Place(record.upstream, record.repository), record.private, record.size_bytes)
+    return None

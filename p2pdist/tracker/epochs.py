@@ -162,6 +162,8 @@ class Epochs:
             generation.fan,
             generation.private,
             rings,
+            generation.upstream,
+            generation.repository,
         )
         self._with.say(wish.node, plan)
         if live.metainfo is not None and (generation.stage is Stage.DEALT or live.supply is not None):

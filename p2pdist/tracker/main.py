@@ -87,7 +87,8 @@ class Tracker:
         self._registry = CollectorRegistry()
         self._registry.register(OnScrape(self._refresh_metrics))
         self._metrics = TrackerMetrics(self._registry)
-        self._origins = stack.enter_context(Origins(config.upstream, self._metrics))
+        takes_tokens = self._authority is not None
+        self._origins = stack.enter_context(Origins(config.upstream, self._metrics, takes_tokens=takes_tokens))
         self._fleet = Fleet(float(config.lease))
         self._reasons: list[str] = ["the tracker is starting"]
         self._takeovers = 0
@@ -127,6 +128,7 @@ class Tracker:
             leases,
             self._distribution,
             Manifests(self._origins, self._store, nursery, self._metrics),
+            self._origins.rights,
             self._metrics,
         )
         self._stack.enter_context(relay)

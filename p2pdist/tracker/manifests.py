@@ -1,25 +1,22 @@
 """Tags and manifests for the agents: resolved upstream, one request for all who ask at that moment, kept by digest.
 
 A tag is asked for anew each time that nobody is asking already; what has a digest comes from the store once it is
-there. On the way by, sizes of blobs are remembered.
+there, for everybody who may read its repository. What nobody knows of an asker the upstream is asked, by a HEAD of
+what he wants: so each caller's token costs a HEAD now and then, and the body is fetched once for all of them.
 """
-
-from collections import OrderedDict
 
 import trio
 
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import Denied, NotFound, P2PDistError, StoreError
-from p2pdist.oci.descriptor import Descriptor
-from p2pdist.oci.manifest import parse_manifest
+from p2pdist.core.errors import Denied, NotFound, P2PDistError, StoreError, Unavailable
 from p2pdist.oci.reference import Tag
+from p2pdist.oci.rights import Asker, Place
 from p2pdist.store import BlobStore, StoredManifest
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import ManifestOutcome, TrackerMetrics
 from p2pdist.tracker.flights import Flights
 from p2pdist.tracker.origins import Origins
 
-_REMEMBERED_SIZES = 100_000
 log = get_logger("tracker.manifests")
 
 
@@ -28,59 +25,70 @@ class Manifests:
 
     def __init__(self, origins: Origins, store: BlobStore, nursery: trio.Nursery, metrics: TrackerMetrics) -> None:
         self._origins = origins
+        self._rights = origins.rights
         self._store = store
         self._metrics = metrics
-        self._flights: Flights[tuple[str, str, Tag | Digest], StoredManifest] = Flights(nursery, "manifest")
-        self._size_flights: Flights[tuple[str, str, Digest], int] = Flights(nursery, "blob size")
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        self._flights: Flights[tuple[Place, bytes, Tag | Digest], StoredManifest] = Flights(nursery, "manifest")
+        self._fetches: Flights[tuple[Place, Digest], StoredManifest] = Flights(nursery, "manifest's body")
 
-    async def get(self, upstream: str, repository: str, wanted: Tag | Digest) -> StoredManifest:
-        """The manifest; raises what `OriginClient.manifest` raises, and `NotFound` for an unknown upstream."""
-        self._origins.client(upstream)
-        key = (upstream, repository, wanted)
+    async def get(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
+        """The manifest; raises what `Origins.manifest` raises, and `NotFound` for an unknown upstream."""
+        self._origins.client(asker.place.upstream)
+        if asker.token is not None and self._rights.closed(asker.place) is None:
+            # What everybody may have is asked for without his token, together with everybody.
+            try:
+                return await self.get(Asker(asker.place), wanted)
+            except (Denied, NotFound):
+                pass
+        key = (asker.place, self._rights.key(asker.token), wanted)
         if key in self._flights:
             self._metrics.manifests.labels(ManifestOutcome.SHARED).inc()
-        return await self._flights.get(key, lambda: self._find(upstream, repository, wanted))
+        return await self._flights.get(key, lambda: self._find(asker, wanted))
 
-    async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
-        """A blob's size in bytes: as a manifest said, else as the origin says; raises what `OriginClient` raises."""
-        known = self._sizes.get(digest)
-        if known is not None:
-            return known
-        self._origins.client(upstream)
-        key = (upstream, repository, digest)
-        size = await self._size_flights.get(key, lambda: self._origins.blob_size(upstream, repository, digest))
-        self._remember(digest, size)
-        return size
-
-    async def _find(self, upstream: str, repository: str, wanted: Tag | Digest) -> StoredManifest:
-        if isinstance(wanted, Digest):
-            found = await trio.to_thread.run_sync(self._stored, upstream, repository, wanted)
-            if found is not None:
-                self._metrics.manifests.labels(ManifestOutcome.CACHED).inc()
-                self._learn(found[1])
-                return found[0]
+    async def _find(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
         try:
-            fetched = await self._origins.manifest(upstream, repository, wanted)
+            stored = await self._stored(asker, wanted) if isinstance(wanted, Digest) else None
+            if stored is None and asker.token is not None:
+                stored = await self._of_caller(asker, wanted)
+            return stored or await self._fetch(asker, wanted)
         except P2PDistError as error:
             self._metrics.manifests.labels(_outcome(error)).inc()
-            log.info("manifest_failed", upstream=upstream, repository=repository, wanted=wanted, reason=str(error))
+            log.info("manifest_failed", place=asker.place, wanted=wanted, reason=str(error))
             raise
-        self._metrics.manifests.labels(ManifestOutcome.FETCHED).inc()
-        stored = StoredManifest(fetched.digest, fetched.media_type, fetched.body, upstream, repository, fetched.private)
-        self._learn(await trio.to_thread.run_sync(self._keep, stored))
+
+    async def _stored(self, asker: Asker, digest: Digest) -> StoredManifest | None:
+        """A manifest from the store, if it came from the same place and `asker` may read it."""
+        stored = await trio.to_thread.run_sync(self._store.manifest, digest)
+        if stored is None or Place(stored.upstream, stored.repository) != asker.place:
+            return None
+        if not self._rights.may_read(asker):
+            try:
+                await self._origins.resolve(asker, digest)
+            except Unavailable:
+                if not self._rights.may_read(asker, stale=True):
+                    raise
+                log.warning("upstream_not_asked", place=asker.place, digest=digest)
+        self._metrics.manifests.labels(ManifestOutcome.CACHED).inc()
         return stored
 
-    def _stored(
-        self, upstream: str, repository: str, digest: Digest
-    ) -> tuple[StoredManifest, tuple[Descriptor, ...]] | None:
-        """In a worker thread: a manifest from the store and its blobs, if it came from the same repository."""
-        stored = self._store.manifest(digest)
-        if stored is None or (stored.upstream, stored.repository) != (upstream, repository):
-            return None
-        return stored, _blobs(stored)
+    async def _of_caller(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
+        """What a caller's token may have: the upstream says by HEAD what it is, and the body comes once for all."""
+        found = await self._origins.resolve(asker, wanted)
+        stored = await trio.to_thread.run_sync(self._store.manifest, found.digest)
+        if stored is not None:
+            self._metrics.manifests.labels(ManifestOutcome.CACHED).inc()
+            return stored
+        return await self._fetches.get((asker.place, found.digest), lambda: self._fetch(asker, found.digest))
 
-    def _keep(self, manifest: StoredManifest) -> tuple[Descriptor, ...]:
+    async def _fetch(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
+        fetched = await self._origins.manifest(asker, wanted)
+        self._metrics.manifests.labels(ManifestOutcome.FETCHED).inc()
+        upstream, repository = asker.place.upstream, asker.place.repository
+        stored = StoredManifest(fetched.digest, fetched.media_type, fetched.body, upstream, repository, fetched.private)
+        await trio.to_thread.run_sync(self._keep, stored)
+        return stored
+
+    def _keep(self, manifest: StoredManifest) -> None:
         """In a worker thread: write a manifest down; that this fails is no reason not to answer."""
         try:
             self._store.put_manifest(
@@ -93,21 +101,6 @@ class Manifests:
             )
         except StoreError as error:
             log.error("manifest_not_kept", digest=manifest.digest, reason=str(error))
-        return _blobs(manifest)
-
-    def _learn(self, blobs: tuple[Descriptor, ...]) -> None:
-        for blob in blobs:
-            self._remember(blob.digest, blob.size_bytes)
-
-    def _remember(self, digest: Digest, size_bytes: int) -> None:
-        self._sizes[digest] = size_bytes
-        self._sizes.move_to_end(digest)
-        if len(self._sizes) > _REMEMBERED_SIZES:
-            self._sizes.popitem(last=False)
-
-
-def _blobs(manifest: StoredManifest) -> tuple[Descriptor, ...]:
-    return parse_manifest(manifest.body, manifest.media_type, manifest.digest).blobs
 
 
 def _outcome(error: P2PDistError) -> ManifestOutcome:

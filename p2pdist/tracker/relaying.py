@@ -120,7 +120,8 @@ class Relaying:
             holders=len(generation.holders),
         )
         for wish in claim.take():
-            self.enter(live, wish)
+            # Not all who waited may have what one of them brought about.
+            self._again(wish)
         return live
 
     def enter(self, live: Live, wish: Wish) -> None:

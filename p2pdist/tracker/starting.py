@@ -15,6 +15,7 @@ from p2pdist.core.digest import Digest
 from p2pdist.core.errors import Denied, DigestInvalid, P2PDistError, ProtocolError, StoreError, Unavailable
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout
+from p2pdist.oci.rights import Asker
 from p2pdist.pki.vouch import Signer
 from p2pdist.relay.spans import DEFAULT_FAN
 from p2pdist.relay.whole import WholeFile, sign_whole
@@ -65,12 +66,15 @@ class Starting:
         self._encrypted = encrypted
         self._events = events
 
-    async def from_origin(self, upstream: str, repository: str, digest: Digest, size_bytes: int, claim: Claim) -> None:
-        """Fetch a blob, dealing while it comes; returns at the end. `size_bytes` is what a manifest says, or 0.
+    async def from_origin(self, asker: Asker, digest: Digest, size_bytes: int, claim: Claim) -> None:
+        """Fetch a blob with the rights of `asker`, dealing while it comes; returns at the end.
+
+        `size_bytes` is what a manifest says, or 0.
 
         Raises `P2PDistError` when no generation began; what goes wrong later ends the generation that did.
         """
         number, began = secrets.randbits(63), trio.current_time()
+        upstream, repository = asker.place.upstream, asker.place.repository
         fetch = _Fetch()
         scope = trio.CancelScope()
 
@@ -97,9 +101,7 @@ class Starting:
 
         try:
             with scope:
-                body = partial(
-                    self._origins.blob, upstream, repository, digest, sink, on_size=on_size, on_private=on_private
-                )
+                body = partial(self._origins.blob, asker, digest, sink, on_size=on_size, on_private=on_private)
                 await _with_stale_dealt(fetch, body)
                 metainfo = await trio.to_thread.run_sync(self._finish, fetch)
             if scope.cancelled_caught:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.metainfo import Metainfo
+from p2pdist.oci.rights import Place
 from p2pdist.telemetry.metrics import JoinAnswer, TrackerMetrics
 from p2pdist.tracker.fleet import Agent, Fleet
 from p2pdist.tracker.handout import neighbours
@@ -27,8 +28,8 @@ class Swarming:
         self._pullers: defaultdict[Digest, dict[str, None]] = defaultdict(dict)
         self._pulls: defaultdict[str, set[Digest]] = defaultdict(set)
 
-    def send(self, agent: Agent, join: Join, metainfo: Metainfo, holders: list[Agent]) -> None:
-        """Tell `agent` how to get the blob by swarm, and its neighbours to expect it."""
+    def send(self, agent: Agent, join: Join, metainfo: Metainfo, holders: list[Agent], home: Place) -> None:
+        """Tell `agent` how to get the blob of `home` by swarm, and its neighbours to expect it."""
         digest, zone = metainfo.digest, agent.member.zone
         fellows = [
             fellow
@@ -45,7 +46,19 @@ class Swarming:
         layout = metainfo.layout
         peers = tuple(peer.swarm for peer in chosen.values())
         hashes = b"".join(metainfo.hashes)
-        self._say(agent.node, SwarmPlan(join.id, str(digest), layout.size_bytes, layout.piece_bytes, hashes, peers))
+        self._say(
+            agent.node,
+            SwarmPlan(
+                join.id,
+                str(digest),
+                layout.size_bytes,
+                layout.piece_bytes,
+                hashes,
+                peers,
+                home.upstream,
+                home.repository,
+            ),
+        )
 
     def held(self, node: str, digests: Iterable[Digest]) -> None:
         """An agent has these blobs: it doesn't pull them any more."""

@@ -25,6 +25,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Generation = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Bitmap = Annotated[bytes, msgspec.Meta(max_length=1 << 20)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+GoodSeconds = Annotated[float, msgspec.Meta(ge=0, le=24 * 3600)]
+"""For how long an answer counts for whoever it was given to."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -49,11 +51,21 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     swarm: Endpoint
 
 
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """A caller's token for one repository; on connections of mutual TLS only, and shown by no repr."""
+
+    value: Annotated[str, msgspec.Meta(min_length=1, max_length=16 * 1024)]
+
+    def __repr__(self) -> str:
+        return "Token(…)"
+
+
 class UpstreamInfo(msgspec.Struct, frozen=True, array_like=True):
-    """A registry that the fleet may speak to, and where its bytes come from; agents use it for a rescue."""
+    """A registry that the fleet may speak to, where its bytes come from, for a rescue, and to whom they are given."""
 
     name: Text
     origin: Text
+    access: Text = "client"
 
 
 class HeldBlob(msgspec.Struct, frozen=True, array_like=True):
@@ -150,29 +162,35 @@ class Inventory(Message, frozen=True):
 
 
 class ManifestWanted(Message, frozen=True):
-    """The agent needs a manifest; exactly one of `tag` and `digest` is set."""
+    """The agent needs a manifest; exactly one of `tag` and `digest` is set. `token`: on whose behalf."""
 
     id: Number
     upstream: Text
     repository: Text
     tag: Text = ""
     digest: Text = ""
+    token: Token | None = None
 
 
 class SizeWanted(Message, frozen=True):
-    """The agent needs the size of a blob, not its bytes."""
+    """May somebody have this blob of this repository, and how large is it? The agent doesn't need its bytes (yet).
+
+    `proof`: the agent has the bytes, from another upstream, so that this one's word that it has them isn't enough.
+    """
 
     id: Number
     upstream: Text
     repository: Text
     digest: Text
+    token: Token | None = None
+    proof: bool = False
 
 
 class Join(Message, frozen=True):
     """The agent wants a blob. `size_bytes` is what a manifest says of it, 0 if unknown.
 
     `held` is a bitmap of the pieces of `piece_bytes` that it has already, empty if none. `fruitless`: how many ways in
-    a row have brought nothing.
+    a row have brought nothing. `token`: on whose behalf.
     """
 
     id: Number
@@ -183,6 +201,7 @@ class Join(Message, frozen=True):
     piece_bytes: Number = 0
     held: Bitmap = b""
     fruitless: Number = 0
+    token: Token | None = None
 
 
 class Lacking(Message, frozen=True):
@@ -258,20 +277,23 @@ class Table(Message, frozen=True):
 
 
 class ManifestIs(Message, frozen=True):
-    """The answer to ManifestWanted."""
+    """The answer to ManifestWanted; `private`: the upstream gives it for a token, or for our credentials, only."""
 
     id: Number
     digest: Text
     media_type: Text
     body: bytes
     private: bool
+    good_seconds: GoodSeconds = 0.0
 
 
 class SizeIs(Message, frozen=True):
-    """The answer to SizeWanted."""
+    """The answer to SizeWanted: yes, so many bytes; `private` as in ManifestIs."""
 
     id: Number
     size_bytes: Size
+    private: bool = True
+    good_seconds: GoodSeconds = 0.0
 
 
 class Working(Message, frozen=True):
@@ -281,18 +303,23 @@ class Working(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """The answer to anything that can't be done: an OCI error code, the HTTP status for it, and a sentence."""
+    """The answer to anything that can't be done: an OCI error code, the HTTP status for it, and a sentence.
+
+    `challenge`: what the caller is told who could bring a token (a WWW-Authenticate field).
+    """
 
     id: Number
     code: Text
     status: Number
     message: Annotated[str, msgspec.Meta(max_length=4096)]
+    challenge: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class RelayPlan(Message, frozen=True):
     """The answer to Join: the blob is relayed, and the agent is a member of these rings from now on.
 
-    Whoever gets everything by fills has no ring yet.
+    Whoever gets everything by fills has no ring yet. `upstream` and `repository`: where the bytes come from, which
+    says who may have them.
     """
 
     id: Number
@@ -303,10 +330,15 @@ class RelayPlan(Message, frozen=True):
     fan: Number
     private: bool
     rings: tuple[RingInfo, ...]
+    upstream: Text = ""
+    repository: Text = ""
 
 
 class SwarmPlan(Message, frozen=True):
-    """The answer to Join: agents hold the blob; here are its pieces' hashes (32 bytes each) and the neighbours."""
+    """The answer to Join: agents hold the blob; here are its pieces' hashes (32 bytes each) and the neighbours.
+
+    `upstream` and `repository` as in RelayPlan.
+    """
 
     id: Number
     digest: Text
@@ -314,6 +346,8 @@ class SwarmPlan(Message, frozen=True):
     piece_bytes: Number
     hashes: bytes
     neighbours: tuple[Endpoint, ...]
+    upstream: Text = ""
+    repository: Text = ""
 
 
 class Epoch(Message, frozen=True):

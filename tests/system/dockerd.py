@@ -71,23 +71,19 @@ class Dockerd:
             self._process.kill()
 
     def restart(self) -> None:
-        """End it, as `systemctl restart docker` does, and start it again."""
-        assert self._process is not None
-        self._signal(signal.SIGTERM)
-        self._process.wait(_START_SECONDS)
+        """End it and start it again."""
+        self._kill()
+        (self._directory / "pid").unlink(missing_ok=True)
         self._start()
-
-    def _signal(self, number: signal.Signals) -> None:
-        """Send dockerd a signal: it is process 1 of its namespace, the child that `unshare` waits for."""
-        assert self._process is not None
-        (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        os.kill(int(child), number)
 
     def reload(self) -> None:
         """Let it read its configuration again, as `systemctl reload docker` does; returns when it has."""
         assert self._process is not None
         reloads = self._process.output().count("Reloaded configuration")
-        self._signal(signal.SIGHUP)
+        # `unshare` waits for its child, which is process 1 of the namespace.
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        (child,) = children
+        os.kill(int(child), signal.SIGHUP)
         self._process.wait_until(
             lambda: self._process is not None and self._process.output().count("Reloaded configuration") > reloads,
             "dockerd has read its configuration again",

@@ -7,7 +7,6 @@ registry answers as registry-1.docker.io over TLS too, so that a runtime can go 
 import ssl
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 import trustme
@@ -56,9 +55,7 @@ class MirroredHost:
             config = self.root / "etc/docker/daemon.json"
             docker = Dockerd(self._directory / "docker", config, launcher=launcher, environment=environment)
             self.dockerd = stack.enter_context(docker)
-            # Podman wants a runroot with a short name.
-            short = Path(stack.enter_context(TemporaryDirectory(prefix="podman-")))
-            self.podman = MirroredPodman(launcher, environment, short)
+            self.podman = MirroredPodman(launcher, environment, self._directory / "podman")
             self._cleanup = stack.pop_all()
         return self
 
@@ -121,7 +118,7 @@ class MirroredPodman:
 
     def __init__(self, launcher: list[str | Path], environment: dict[str, str], directory: Path) -> None:
         self._launcher = launcher
-        self._environment = {**environment, "HOME": str(directory)}
+        self._environment = {**environment, "HOME": str(directory.parent)}
         self._directory = directory
 
     def _podman(self, *arguments: str) -> str:

@@ -49,7 +49,9 @@ def private(
         made = image(layer(4_000_000, request.param), layer(1_000_000, f"{request.param} zstd", "zstd"))
         registry.push(made, REPOSITORY, "1")
         origin = upstream(
-            registry, credentials_file=str(registry.write_docker_config(directory / "docker-config.json"))
+            registry,
+            access="fleet",
+            credentials_file=str(registry.write_docker_config(directory / "docker-config.json")),
         )
         trusted = merged(origin, {"ca_file": str(ca_file)} if ca_file else {})
         with Fleet(directory / "fleet", [trusted], agents=3) as fleet:
@@ -163,7 +165,7 @@ def test_only_a_private_blob_is_unreadable_on_the_way_between_tracker_and_agents
     ):
         registry.push(made, REPOSITORY, "1")
         login = registry.write_docker_config(tmp_path / "docker-config.json")
-        origin = upstream(registry, credentials_file=str(login))
+        origin = upstream(registry, access="fleet", credentials_file=str(login))
         with (
             Fleet(tmp_path / "fleet", [origin], agents=2, network=network) as fleet,
             tap(network["agent-2"]) as packets,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pdist.cli import main
-from p2pdist.config import AgentConfig, TrackerConfig, Upstream, load_agent, load_tracker, read_toml, render
+from p2pdist.config import AgentConfig, TrackerConfig, load_agent, load_tracker, read_toml, render
 from p2pdist.config.load import keys
 from p2pdist.config.schema import Section
 
@@ -60,7 +60,7 @@ def test_what_stands_behind_a_comment_sign_is_the_default(name: str, tmp_path: P
     values = [re.sub(r" +# .*", "", text).partition("[[upstream]]")[0].strip() for text in shown]
     assert values[0] == values[1]
     first = load(path, environ={}).config.upstream[0]
-    assert first == Upstream(name=first.name, origin=first.name.default_origin)
+    assert first == type(first)(name=first.name, origin=first.name.default_origin)
 
 
 @pytest.mark.parametrize("name", ["tracker", "agent"])

@@ -61,14 +61,14 @@ def test_what_is_open_is_everybodys_for_a_while(rights: Rights, clock: Clock) ->
 
 def test_what_is_shut_is_open_to_nobody_not_even_for_want_of_an_answer(rights: Rights, clock: Clock) -> None:
     rights.opened(TEAM, 60)
-    challenge = Challenge("bearer", {"realm": "https://auth.test"})
-    rights.shut(TEAM, challenge, 10)
+    refused = Closed(Challenge("bearer", {"realm": "https://auth.test"}))
+    rights.shut(TEAM, refused, 10)
     assert not rights.may_read(Asker(TEAM), stale=True)
-    assert rights.closed(TEAM) == Closed(challenge)
+    assert rights.closed(TEAM) == refused
     clock.now += 10
     assert rights.closed(TEAM) is None
     assert not rights.may_read(Asker(TEAM), stale=True)
-    rights.shut(TEAM, challenge, 10)
+    rights.shut(TEAM, refused, 10)
     rights.opened(TEAM, 60)
     assert rights.closed(TEAM) is None
 
@@ -106,10 +106,22 @@ def test_a_blob_of_another_place_is_given_only_where_the_upstream_has_it_too(rig
     for asker in (Asker(OTHER), Asker(OTHER, THEIRS), Asker(OTHER, MINE)):
         assert rights.may_read(asker)
         assert not rights.may_have(asker, DIGEST, TEAM)
-    rights.found(OTHER, DIGEST)
+    rights.found(OTHER, DIGEST, 7)
     assert rights.may_have(Asker(OTHER), DIGEST, TEAM)
     assert not rights.may_have(Asker(OTHER), Digest.of(b"another layer"), TEAM)
     assert not rights.may_have(Asker(TEAM), DIGEST, TEAM)
+
+
+def test_another_upstream_must_have_given_the_bytes(rights: Rights) -> None:
+    elsewhere = Asker(ANYBODY)
+    rights.opened(ANYBODY, 60)
+    rights.found(ANYBODY, DIGEST, 7)
+    assert rights.size_in(ANYBODY, DIGEST) == 7
+    assert not rights.may_have(elsewhere, DIGEST, TEAM)
+    rights.found(ANYBODY, DIGEST, 7, proven=True)
+    assert rights.may_have(elsewhere, DIGEST, TEAM)
+    rights.found(ANYBODY, DIGEST, 7)
+    assert rights.may_have(elsewhere, DIGEST, TEAM)
 
 
 def test_the_fleets_own_credentials_open_their_upstream_and_no_other(rights: Rights) -> None:
@@ -131,8 +143,8 @@ def test_it_forgets_what_is_oldest(rights: Rights, monkeypatch: pytest.MonkeyPat
         rights.opened(place, 60)
     assert [rights.is_open(place) for place in places] == [False, True, True]
     for place in places:
-        rights.shut(place, None, 60)
-        rights.found(place, DIGEST)
+        rights.shut(place, Closed(None), 60)
+        rights.found(place, DIGEST, 7)
         rights.granted(place, MINE, 60)
     assert [rights.closed(place) is not None for place in places] == [False, True, True]
     assert [rights.may_read(Asker(place, MINE)) for place in places] == [False, True, True]
@@ -168,7 +180,7 @@ class RightsMachine(RuleBasedStateMachine):
 
     @rule(place=places)
     def shuts(self, place: Place) -> None:
-        self.rights.shut(place, None, 60)
+        self.rights.shut(place, Closed(None), 60)
         self.open_at.pop(place, None)
 
     @rule(place=places, token=tokens)
@@ -184,7 +196,7 @@ class RightsMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.there) < 2)
     @rule(place=places)
     def finds(self, place: Place) -> None:
-        self.rights.found(place, DIGEST)
+        self.rights.found(place, DIGEST, 7)
         self.there.add(place)
 
     @rule(seconds=st.floats(0, 50))

@@ -220,7 +220,9 @@ async def test_a_private_blob_goes_from_agent_to_agent_over_tls(origin: OriginSe
     credentials = tmp_path / "config.json"
     auth = base64.b64encode(b"user:secret").decode()
     credentials.write_text(json.dumps({"auths": {REGISTRY: {"auth": auth}}}))
-    upstream = Upstream(name=RegistryHost(REGISTRY), origin=OriginUrl(origin.url), credentials_file=credentials)
+    upstream = Upstream(
+        name=RegistryHost(REGISTRY), origin=OriginUrl(origin.url), access="fleet", credentials_file=credentials
+    )
     state = tmp_path / "tracker"
     authority = make_authority(state)
     async with AsyncExitStack() as stack:

@@ -338,7 +338,9 @@ async def test_a_private_blob_does_not_travel_without_certificates(origin: Origi
     auth = base64.b64encode(b"user:secret").decode()
     credentials = tmp_path / "config.json"
     credentials.write_text(json.dumps({"auths": {REGISTRY: {"auth": auth}}}))
-    upstream = Upstream(name=RegistryHost(REGISTRY), origin=OriginUrl(origin.url), credentials_file=credentials)
+    upstream = Upstream(
+        name=RegistryHost(REGISTRY), origin=OriginUrl(origin.url), access="fleet", credentials_file=credentials
+    )
     config = config_of(tmp_path / "state", upstream=(upstream,))
     async with tracker_with(config) as tracker, scripted(tracker, "a") as (host,):
         await host.say(wish())
@@ -575,7 +577,8 @@ async def test_a_restart_keeps_blobs_and_torrents(origin: OriginServer, tmp_path
         await one.expect(Ended)
         await other.say(wish(2, fruitless=1))
         assert (await other.expect(SwarmPlan)).size_bytes == len(DATA)
-    assert len(origin.seen(PATH)) == 1
+    # The registry is asked once more: whether everybody may still have what everybody could have.
+    assert [seen.method for seen in origin.seen(PATH)] == ["GET", "HEAD"]
 
 
 async def test_a_blob_that_the_store_has_lost_is_fetched_anew(
