@@ -17,6 +17,7 @@ from p2pdist.agent.explain import Explainer
 from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
 from p2pdist.agent.library import Library
+from p2pdist.agent.passing import PassThrough
 from p2pdist.agent.relays import Relays
 from p2pdist.agent.renewal import Renewal
 from p2pdist.agent.service import Advertised, Service, Upstreams
@@ -143,6 +144,7 @@ class _Agent:
         names = [str(address) for address in config.shim.listen]
         default = str(config.shim.default_upstream) if config.shim.default_upstream else None
         shims: dict[str, str | None] = dict.fromkeys(names, default)
+        elsewhere = PassThrough(upstreams)
         stop_evictions = store.on_evicted(service.evicted)
         try:
             with relay:
@@ -151,7 +153,7 @@ class _Agent:
                 )
                 self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
-                self._shim = Shim(library, metrics, default)
+                self._shim = Shim(library, elsewhere, metrics, default)
                 parts.start_soon(control.run)
                 parts.start_soon(self._reporter.sample)
                 parts.start_soon(service.watch_swarm)
@@ -163,6 +165,7 @@ class _Agent:
                 await trio.sleep_forever()
         finally:
             stop_evictions()
+            elsewhere.close()
             upstreams.close()
 
     async def _get_identity(self) -> tuple[Ed25519PrivateKey, ssl.SSLContext | None, TlsContexts | None]:

@@ -1,4 +1,4 @@
-"""What the path of a registry request names: an upstream, a repository in it, and a manifest or blob. Pure.
+"""What the path of a registry request names: an upstream, a repository in it, and something of that. Pure.
 
 The upstream comes, in this order, from
 
@@ -13,6 +13,7 @@ Paths: OCI distribution spec, "Endpoints"; `docker.io` has its official images u
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import NotFound
@@ -35,6 +36,11 @@ class ManifestRoute:
     repository: str
     reference: Tag | Digest
 
+    @property
+    def rest(self) -> str:
+        """What follows the repository in a path, fit for a request line."""
+        return f"manifests/{self.reference}"
+
 
 @dataclass(frozen=True, slots=True)
 class BlobRoute:
@@ -44,8 +50,55 @@ class BlobRoute:
     repository: str
     digest: Digest
 
+    @property
+    def rest(self) -> str:
+        """See `ManifestRoute`."""
+        return f"blobs/{self.digest}"
 
-Route = VersionCheck | ManifestRoute | BlobRoute
+
+@dataclass(frozen=True, slots=True)
+class UploadRoute:
+    """Where blobs are uploaded to: a session that the upstream named, or "" where sessions begin."""
+
+    upstream: str
+    repository: str
+    session: str
+
+    @property
+    def rest(self) -> str:
+        """See `ManifestRoute`."""
+        return f"blobs/uploads/{quote(self.session, safe='=~')}"
+
+
+@dataclass(frozen=True, slots=True)
+class TagsRoute:
+    """The list of a repository's tags."""
+
+    upstream: str
+    repository: str
+
+    @property
+    def rest(self) -> str:
+        """See `ManifestRoute`."""
+        return "tags/list"
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersRoute:
+    """The list of manifests whose subject is this one."""
+
+    upstream: str
+    repository: str
+    digest: Digest
+
+    @property
+    def rest(self) -> str:
+        """See `ManifestRoute`."""
+        return f"referrers/{self.digest}"
+
+
+RepositoryRoute = ManifestRoute | BlobRoute | UploadRoute | TagsRoute | ReferrersRoute
+Route = VersionCheck | RepositoryRoute
 
 
 def parse_route(
@@ -59,21 +112,66 @@ def parse_route(
     named, name = _split_base(path)
     if not name:
         return VersionCheck()
-    parts = name.rsplit("/", 2)
-    if len(parts) != 3 or not parts[0] or parts[1] not in ("manifests", "blobs"):
-        raise NotFound(f"{path[:300]!r} is neither a manifest nor a blob, and nothing else is served here")
-    name, kind, reference = parts
-    explicit = _explicit_upstream(namespaces, named)
+    said, kind, argument = _split_name(name)
+    upstream, repository = _find(said, _explicit_upstream(namespaces, named), upstreams, default_upstream)
+    match kind:
+        case "manifests":
+            return ManifestRoute(upstream, repository, parse_target(argument))
+        case "blobs":
+            return BlobRoute(upstream, repository, Digest.parse(argument))
+        case "referrers":
+            return ReferrersRoute(upstream, repository, Digest.parse(argument))
+        case "tags":
+            return TagsRoute(upstream, repository)
+        case _:
+            return UploadRoute(upstream, repository, argument)
+
+
+def parse_mount_source(
+    path: str, source: str, namespaces: Sequence[str], upstreams: Collection[str], default_upstream: str | None
+) -> tuple[str, str]:
+    """Upstream and repository that the `from` of a mount names, which is written like the repository in `path`.
+
+    Raises what `parse_route` raises.
+    """
+    named, _ = _split_base(path)
+    return _find(source, _explicit_upstream(namespaces, named), upstreams, default_upstream)
+
+
+def client_base(path: str) -> str:
+    """The part of a route's `path` up to and including the repository, as the client calls it."""
+    name = _split_base(path)[1]
+    return path[: len(path) - len(name)] + _split_name(name)[0]
+
+
+def _split_name(name: str) -> tuple[str, str, str]:
+    """What stands behind `/v2/`: the repository as the client calls it, the kind of thing, and which one."""
+    parts = name.split("/")
+    match parts:
+        case [_, *_, "manifests" | "blobs" | "referrers", _] if parts[-2:] != ["blobs", "uploads"]:
+            found = "/".join(parts[:-2]), parts[-2], parts[-1]
+        case [_, *_, "blobs", "uploads", _]:
+            found = "/".join(parts[:-3]), "uploads", parts[-1]
+        case [_, *_, "blobs", "uploads"]:
+            found = "/".join(parts[:-2]), "uploads", ""
+        case [_, *_, "tags", "list"]:
+            found = "/".join(parts[:-2]), "tags", ""
+        case _:
+            found = "", "", ""
+    if not found[0]:
+        raise NotFound(f"{name[:300]!r} names nothing of a repository that is served here")
+    return found
+
+
+def _find(name: str, explicit: str | None, upstreams: Collection[str], default_upstream: str | None) -> tuple[str, str]:
+    """The upstream and the repository in it that a client means by `name`."""
     if explicit is not None:
         upstream, repository = _configured(explicit, upstreams), name
     else:
         upstream, repository = _upstream_of_name(name, upstreams, default_upstream)
     if upstream == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
-    checked = Repository(upstream, repository).path
-    if kind == "blobs":
-        return BlobRoute(upstream, checked, Digest.parse(reference))
-    return ManifestRoute(upstream, checked, parse_target(reference))
+    return upstream, Repository(upstream, repository).path
 
 
 def _split_base(path: str) -> tuple[str | None, str]:

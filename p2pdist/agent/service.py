@@ -83,9 +83,13 @@ class Upstreams:
         """The upstreams that may be spoken to."""
         return list(self._told | self._configured)
 
+    def get(self, name: str) -> Upstream | None:
+        """An upstream, None when it isn't known."""
+        return (self._told | self._configured).get(name)
+
     def client(self, name: str) -> OriginClient | None:
         """The origin client of an upstream, None when it isn't known."""
-        upstream = (self._told | self._configured).get(name)
+        upstream = self.get(name)
         if upstream is None:
             return None
         if name not in self._clients:

@@ -4,13 +4,23 @@ It turns requests into calls of `Content` and their results into answers that da
 clients"). A daemon has a way out, the origin, and takes it at once when it gets a 404; any other failure costs it up to
 a minute. So before the header every failure to get something is a 404, whatever its reason. After the header there is
 no way out, and the shim can only end the body short, by FIN, so that the daemon resumes it with a Range. How blobs are
-sent is in blob_answer.py. Knows nothing of where content comes from.
+sent is in blob_answer.py; what isn't a pull is somebody else's (passing.py). Knows nothing of where content comes from.
 """
 
 from p2pdist.agent.blob_answer import BlobAnswers
 from p2pdist.agent.content import Content
 from p2pdist.agent.fields import ALWAYS, identity
-from p2pdist.agent.routes import BlobRoute, ManifestRoute, Route, VersionCheck, parse_route
+from p2pdist.agent.passing import PassThrough
+from p2pdist.agent.routes import (
+    BlobRoute,
+    ManifestRoute,
+    ReferrersRoute,
+    Route,
+    TagsRoute,
+    UploadRoute,
+    VersionCheck,
+    parse_route,
+)
 from p2pdist.core.errors import BlobUnknown, InvalidInput, ManifestUnknown, NotFound, P2PDistError
 from p2pdist.http.headers import accepts
 from p2pdist.http.ranges import RangeNotSatisfiable
@@ -19,6 +29,7 @@ from p2pdist.oci.errors import error_body
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics, ShimRequest
 
+_READS = ("GET", "HEAD")
 _UNANSWERED = "none"
 """The status label of requests that ended without an answer of ours: the client hung up (or a bug, see the log)."""
 
@@ -26,16 +37,23 @@ log = get_logger(__name__)
 
 
 class MethodNotAllowed(InvalidInput):
-    """A method that would write; the shim only reads."""
+    """A method that what was named doesn't have."""
 
     http_status = 405
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"{method[:40]} isn't for this; {', '.join(allowed)} are")
+        self.allowed = allowed
 
 
 class Shim:
     """The handler of a listener; `default_upstream` is whom requests mean that name no registry."""
 
-    def __init__(self, content: Content, metrics: AgentMetrics, default_upstream: str | None = None) -> None:
+    def __init__(
+        self, content: Content, elsewhere: PassThrough, metrics: AgentMetrics, default_upstream: str | None = None
+    ) -> None:
         self._content = content
+        self._elsewhere = elsewhere
         self._blobs = BlobAnswers(content, metrics)
         self._metrics = metrics
         self._default_upstream = default_upstream
@@ -45,7 +63,7 @@ class Shim:
         kind = ShimRequest.OTHER
         try:
             route = self._route(request)
-            kind = _kind(route)
+            kind = _kind(route, request.method)
             await self._answer(route, request, response)
         except ClientGone:
             raise
@@ -58,19 +76,24 @@ class Shim:
             self._metrics.shim_requests.labels(kind, str(response.status or _UNANSWERED)).inc()
 
     def _route(self, request: Request) -> Route:
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(f"{request.method} isn't served here; images are pushed to their registry itself")
         namespaces = request.query.get("ns", [])
-        return parse_route(request.path, namespaces, self._content.upstreams(), self._default_upstream)
+        route = parse_route(request.path, namespaces, self._content.upstreams(), self._default_upstream)
+        if request.method not in _methods(route):
+            raise MethodNotAllowed(request.method, _methods(route))
+        return route
 
     async def _answer(self, route: Route, request: Request, response: Response) -> None:
         match route:
             case VersionCheck():
                 await response.send(200, {**ALWAYS, "Content-Type": "application/json"}, b"{}")
+            case _ if request.method not in _READS or route in self._elsewhere.deleted:
+                await self._elsewhere.relay(route, self._default_upstream, request, response)
             case ManifestRoute():
                 await self._answer_manifest(route, request, response)
             case BlobRoute():
                 await self._answer_blob(route, request, response)
+            case _:
+                await self._elsewhere.relay(route, self._default_upstream, request, response)
 
     async def _answer_manifest(self, route: ManifestRoute, request: Request, response: Response) -> None:
         try:
@@ -101,13 +124,31 @@ class Shim:
         response.abandon()
 
 
-def _kind(route: Route) -> ShimRequest:
+def _methods(route: Route) -> tuple[str, ...]:
+    match route:
+        case ManifestRoute():
+            return (*_READS, "PUT", "DELETE")
+        case BlobRoute():
+            return (*_READS, "DELETE")
+        case UploadRoute(session=""):
+            return ("POST",)
+        case UploadRoute():
+            return ("GET", "PATCH", "PUT", "DELETE")
+        case _:
+            return _READS
+
+
+def _kind(route: Route, method: str) -> ShimRequest:
     match route:
         case VersionCheck():
             return ShimRequest.VERSION
+        case TagsRoute() | ReferrersRoute():
+            return ShimRequest.LIST
+        case _ if method not in _READS or isinstance(route, UploadRoute):
+            return ShimRequest.PUSH
         case ManifestRoute():
             return ShimRequest.MANIFEST
-        case BlobRoute():
+        case _:
             return ShimRequest.BLOB
 
 
@@ -127,5 +168,5 @@ async def _send_error(response: Response, error: P2PDistError) -> None:
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = error.content_range
     if isinstance(error, MethodNotAllowed):
-        headers["Allow"] = "GET, HEAD"
+        headers["Allow"] = ", ".join(error.allowed)
     await response.send(error.http_status, headers, error_body(error))

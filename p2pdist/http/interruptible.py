@@ -2,13 +2,14 @@
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import trio
 
 from p2pdist.http.dial import AddressInfo
-from p2pdist.http.interrupt import Interrupt
+from p2pdist.http.interrupt import Interrupt, Interrupted
 
 T = TypeVar("T")
 
@@ -42,18 +43,22 @@ async def run_interruptible(work: Callable[[], T], interrupt: Interrupt, limiter
         raise
 
 
-def resolve_interruptible(host: str, port: int, interrupt: Interrupt) -> Sequence[AddressInfo]:
-    """The addresses of a host, for a thread of `run_interruptible`; a lookup that is called off isn't waited for."""
-    return trio.from_thread.run(_resolve, host, port, interrupt)
+def run_on_loop(interrupt: Interrupt, work: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    """What `work` gives on the event loop, for a thread of `run_interruptible`; ends when `interrupt` is triggered."""
+    return trio.from_thread.run(_run_watched, interrupt, work, arguments)
 
 
-async def _resolve(host: str, port: int, interrupt: Interrupt) -> Sequence[AddressInfo]:
+async def _run_watched(interrupt: Interrupt, work: Callable[..., Awaitable[T]], arguments: tuple[object, ...]) -> T:
     token = trio.lowlevel.current_trio_token()
     with trio.CancelScope() as scope:
         interrupt.watch(scope, lambda: token.run_sync_soon(scope.cancel))
         try:
-            return await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return await work(*arguments)
         finally:
             interrupt.release(scope)
-    interrupt.check()
-    return []
+    raise Interrupted("the request was called off")
+
+
+def resolve_interruptible(host: str, port: int, interrupt: Interrupt) -> Sequence[AddressInfo]:
+    """The addresses of a host, for a thread of `run_interruptible`; a lookup that is called off isn't waited for."""
+    return run_on_loop(interrupt, partial(trio.socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, Unavailable
@@ -16,16 +17,33 @@ _SHORTEST_WAIT_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is fetched; `str()` names it in messages."""
+    """What is asked for: a repository, and what follows it in the path (`blobs/sha256:…`, `tags/list?n=5`).
+
+    `str()` names it in messages.
+    """
 
     repository: Repository
-    target: Tag | Digest
-    kind: str = "manifest"
+    rest: str
+
+    @classmethod
+    def manifest(cls, repository: Repository, target: Tag | Digest) -> Self:
+        """A manifest by tag or digest."""
+        return cls(repository, f"manifests/{target}")
+
+    @classmethod
+    def blob(cls, repository: Repository, digest: Digest) -> Self:
+        """A blob."""
+        return cls(repository, f"blobs/{digest}")
 
     @property
     def path(self) -> str:
-        """The path of the API request (OCI distribution spec, "Endpoints")."""
-        return f"/v2/{self.repository.path}/{self.kind}s/{self.target}"
+        """The path of the API request (OCI distribution spec, "Endpoints"), with its query."""
+        return f"/v2/{self.repository.path}/{self.rest}"
+
+    @property
+    def is_blob(self) -> bool:
+        """Whether it is a blob, or an upload of one."""
+        return self.rest.startswith("blobs/")
 
     def explain(self, error: P2PDistError) -> P2PDistError:
         """`error` with what was wanted in front of its message; a call that was called off stays as it is."""
@@ -44,7 +62,12 @@ class Wanted:
             raise self.explain(error) from error
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.target} of {self.repository}"
+        what = self.rest.partition("?")[0]
+        for kind in ("manifest", "blob"):
+            which = what.removeprefix(f"{kind}s/")
+            if which != what and "/" not in which:
+                return f"{kind} {which} of {self.repository}"
+        return f"{what} of {self.repository}"
 
 
 @dataclass(slots=True)

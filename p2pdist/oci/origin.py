@@ -108,16 +108,16 @@ class OriginClient:
 
         Raises `NameInvalid`, `ManifestUnknown`, `Denied`, `Unavailable` or `ProtocolError`.
         """
-        wanted = self._wanted(repository, Tag(tag) if isinstance(tag, str) else tag)
-        return await self._run(wanted, self._resolve)
+        target = Tag(tag) if isinstance(tag, str) else tag
+        return await self._run(self._wanted(repository, target), partial(self._resolve, target))
 
     async def manifest(self, repository: str, reference: Tag | Digest) -> FetchedManifest:
         """The manifest of a tag or digest, checked; raises what `resolve` does, `ManifestInvalid` among them."""
-        return await self._run(self._wanted(repository, reference), self._manifest)
+        return await self._run(self._wanted(repository, reference), partial(self._manifest, reference))
 
     async def blob_size(self, repository: str, digest: Digest) -> int:
         """A blob's size in bytes, by HEAD; raises `BlobUnknown` and what `resolve` raises."""
-        return await self._run(self._wanted(repository, digest, "blob"), partial(head_size, self._session))
+        return await self._run(self._wanted_blob(repository, digest), partial(head_size, self._session))
 
     async def blob(
         self,
@@ -144,29 +144,32 @@ class OriginClient:
         def stream(call: Call) -> FetchedBlob:
             return BlobStream(self._session, call, sink, on_size, on_private, offset, end).run()
 
-        return await self._run(self._wanted(repository, digest, "blob"), stream)
+        return await self._run(self._wanted_blob(repository, digest), stream)
 
-    def _wanted(self, repository: str, target: Tag | Digest, kind: str = "manifest") -> Wanted:
-        return Wanted(Repository(self.upstream.name, repository), target, kind)
+    def _wanted(self, repository: str, target: Tag | Digest) -> Wanted:
+        return Wanted.manifest(Repository(self.upstream.name, repository), target)
 
-    def _resolve(self, call: Call) -> Descriptor:
+    def _wanted_blob(self, repository: str, digest: Digest) -> Wanted:
+        return Wanted.blob(Repository(self.upstream.name, repository), digest)
+
+    def _resolve(self, target: Tag | Digest, call: Call) -> Descriptor:
         answer = self._session.send("HEAD", _ACCEPT, call, tolerated=_HEAD_UNSUPPORTED)
         with answer.exchange as exchange, call.wanted.explaining():
             size = exchange.content_length
             media_type = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
-            digest = _said_digest(exchange, call.wanted.target)
+            digest = _said_digest(exchange, target)
             usable = exchange.status == 200 and media_type in MANIFEST_MEDIA_TYPES
             if usable and digest is not None and size is not None and 0 < size <= MAX_MANIFEST_BYTES:
                 return Descriptor(media_type, digest, size)
-        return self._manifest(call).descriptor
+        return self._manifest(target, call).descriptor
 
-    def _manifest(self, call: Call) -> FetchedManifest:
+    def _manifest(self, target: Tag | Digest, call: Call) -> FetchedManifest:
         answer = self._session.send("GET", _ACCEPT, call)
         with answer.exchange as exchange, call.wanted.explaining():
             with call.within(self._answer_seconds):
                 body = exchange.read(MAX_MANIFEST_BYTES)
-            said = _said_digest(exchange, call.wanted.target)
-            digest = call.wanted.target if isinstance(call.wanted.target, Digest) else said or Digest.of(body)
+            said = _said_digest(exchange, target)
+            digest = target if isinstance(target, Digest) else said or Digest.of(body)
             manifest = parse_manifest(body, exchange.headers.get("content-type", ""), digest)
         return FetchedManifest(digest, manifest.media_type, body, answer.private)
 

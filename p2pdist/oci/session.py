@@ -71,6 +71,11 @@ class OriginSession:
                     raise self._refusal(exchange, body, call)
                 call.wait(parse_retry_after(exchange.headers.get("retry-after", ""), datetime.now(UTC)))
 
+    def ask(self, method: str, headers: Mapping[str, str], call: Call) -> Answer:
+        """GET or HEAD what `call` wants, with as much authorization as it takes; whatever the answer's status is."""
+        exchange, grant = self._authorized(method, headers, call)
+        return Answer(exchange, grant is not None and grant.private)
+
     def _authorized(self, method: str, headers: Mapping[str, str], call: Call) -> tuple[Exchange, Grant | None]:
         """The answer to the least authorization that is accepted; the last refusal when none is."""
         url = self._upstream.url(call.wanted.path)
@@ -133,7 +138,7 @@ def _refusal(status: int, body: bytes, wanted: Wanted, has_credentials: bool) ->
     if status in (401, 403):
         return Denied(f"{answered}; check that the account for {name} exists and may read this repository")
     if status == 404:
-        unknown = BlobUnknown if wanted.kind == "blob" else ManifestUnknown
+        unknown = BlobUnknown if wanted.is_blob else ManifestUnknown
         return unknown(f"{answered}; check the name, and that the account for {name} may read it if it is private")
     if status == 429 or status >= 500:
         return Unavailable(f"{answered}; try later")

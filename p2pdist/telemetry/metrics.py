@@ -81,6 +81,8 @@ class ShimRequest(StrEnum):
     VERSION = "version"
     MANIFEST = "manifest"
     BLOB = "blob"
+    LIST = "list"
+    PUSH = "push"
     OTHER = "other"
 
 

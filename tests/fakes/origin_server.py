@@ -276,7 +276,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        reply = self.server.origin.answer(Seen(self.command, self.path, headers, self._read_body()))
+        body = self._read_body()
+        if body is None:
+            self.close_connection = True
+            return
+        reply = self.server.origin.answer(Seen(self.command, self.path, headers, body))
         if reply.raw is not None:
             self.wfile.write(reply.raw)
             self.close_connection = True
@@ -303,15 +307,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
-    def _read_body(self) -> bytes:
+    def _read_body(self) -> bytes | None:
+        """The body; None for one that is cut, which no server answers."""
         if self.headers.get("transfer-encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("content-length", 0)))
+            length = int(self.headers.get("content-length", 0))
+            body = self.rfile.read(length)
+            return body if len(body) == length else None
         body = b""
-        while length := int(self.rfile.readline(), 16):
-            body += self.rfile.read(length)
+        while line := self.rfile.readline():
+            if int(line, 16) == 0:
+                self.rfile.readline()
+                return body
+            body += self.rfile.read(int(line, 16))
             self.rfile.readline()
-        self.rfile.readline()
-        return body
+        return None
 
     def _send_body(self, reply: Reply) -> None:
         stop = next((at for at in (reply.cut_after, reply.hang_after) if at is not None), len(reply.body))

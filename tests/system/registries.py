@@ -34,11 +34,13 @@ class Registry:
         auth: str = "none",
         tls: ssl.SSLContext | None = None,
         public: tuple[str, ...] = (),
+        deletes: bool = False,
     ) -> None:
         self._directory = directory
         self._storage = directory / "storage"
         self._place = place
         self._auth = auth
+        self._deletes = deletes
         self._tls = tls
         self._port = 0
         self._cleanup = ExitStack()
@@ -114,7 +116,8 @@ class Registry:
         shared = (
             "version: 0.1\n"
             "log: {level: info, accesslog: {disabled: true}}\n"
-            f"storage: {{filesystem: {{rootdirectory: '{self._storage}'}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: '{self._storage}'}}, "
+            f"delete: {{enabled: {str(self._deletes).lower()}}}}}\n"
             f"http: {{addr: '{with_port(self._place.address, 0)}', secret: 'not one'}}\n"
         )
         return shared + self._auth_config(stack)

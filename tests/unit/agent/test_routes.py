@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pdist.agent.routes import BlobRoute, ManifestRoute, Route, VersionCheck, parse_route
+from p2pdist.agent.routes import (
+    BlobRoute,
+    ManifestRoute,
+    ReferrersRoute,
+    Route,
+    TagsRoute,
+    UploadRoute,
+    VersionCheck,
+    client_base,
+    parse_mount_source,
+    parse_route,
+)
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, InvalidInput, NotFound, P2PDistError
 from p2pdist.oci.errors import NameInvalid
@@ -64,6 +75,53 @@ def test_manifests_by_digest_and_blobs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "found", "rest"),
+    [
+        ("/v2/a/b/tags/list", TagsRoute("quay.io", "a/b"), "tags/list"),
+        ("/v2/manifests/tags/list", TagsRoute("quay.io", "manifests"), "tags/list"),
+        (f"/v2/a/referrers/{DIGEST}", ReferrersRoute("quay.io", "a", DIGEST), f"referrers/{DIGEST}"),
+        ("/v2/a/blobs/uploads", UploadRoute("quay.io", "a", ""), "blobs/uploads/"),
+        ("/v2/a/blobs/uploads/", UploadRoute("quay.io", "a", ""), "blobs/uploads/"),
+        ("/v2/a/blobs/uploads/x y%?=", UploadRoute("quay.io", "a", "x y%?="), "blobs/uploads/x%20y%25%3F="),
+        ("/v2/a/blobs/uploads/manifests/1", ManifestRoute("quay.io", "a/blobs/uploads", Tag("1")), "manifests/1"),
+        (f"/v2/docker.io/a/blobs/{DIGEST}", BlobRoute("docker.io", "library/a", DIGEST), f"blobs/{DIGEST}"),
+    ],
+)
+def test_lists_and_uploads(path: str, found: Route, rest: str) -> None:
+    assert route(path, default="quay.io") == found
+    assert not isinstance(found, VersionCheck)
+    assert found.rest == rest
+
+
+@pytest.mark.parametrize(
+    ("path", "base"),
+    [
+        ("/v2/app/tags/list", "/v2/app"),
+        ("/v2/quay.io/team/app/blobs/uploads/", "/v2/quay.io/team/app"),
+        ("/quay.io/v2/team/app/blobs/uploads/x", "/quay.io/v2/team/app"),
+        ("/v2/a/blobs/uploads/manifests/1", "/v2/a/blobs/uploads"),
+        (f"/v2/a/blobs/{DIGEST}", "/v2/a"),
+    ],
+)
+def test_what_the_client_calls_a_repository(path: str, base: str) -> None:
+    assert client_base(path) == base
+
+
+def mount_source(path: str, source: str, *namespaces: str, default: str | None = "quay.io") -> tuple[str, str]:
+    return parse_mount_source(path, source, namespaces, UPSTREAMS, default)
+
+
+def test_the_source_of_a_mount_is_named_like_its_target() -> None:
+    assert mount_source("/v2/quay.io/a/blobs/uploads/", "quay.io/b/c") == ("quay.io", "b/c")
+    assert mount_source("/v2/quay.io/a/blobs/uploads/", "docker.io/b") == ("docker.io", "library/b")
+    assert mount_source("/v2/a/blobs/uploads/", "b") == ("quay.io", "b")
+    assert mount_source("/docker.io/v2/a/blobs/uploads/", "b") == ("docker.io", "library/b")
+    assert mount_source("/v2/a/blobs/uploads/", "quay.io/b", "localhost") == ("localhost", "quay.io/b")
+    with pytest.raises(NotFound):
+        mount_source("/v2/quay.io/a/blobs/uploads/", "ghcr.io/b", default=None)
+
+
+@pytest.mark.parametrize(
     ("path", "namespaces", "default"),
     [
         ("/", [], "docker.io"),
@@ -73,11 +131,15 @@ def test_manifests_by_digest_and_blobs() -> None:
         ("/a/b/v2/app/manifests/1", [], "docker.io"),
         ("/v2/_catalog", [], "docker.io"),
         ("/v2/app", [], "docker.io"),
-        ("/v2/app/tags/list", [], "docker.io"),
+        ("/v2/tags/list", [], "docker.io"),
+        ("/v2/app/tags", [], "docker.io"),
+        ("/v2/app/tags/1", [], "docker.io"),
         ("/v2/manifests/1", [], "docker.io"),
         ("/v2//manifests/1", [], "docker.io"),
-        (f"/v2/app/referrers/{DIGEST}", [], "docker.io"),
-        ("/v2/app/blobs/uploads/", [], "docker.io"),
+        (f"/v2/referrers/{DIGEST}", [], "docker.io"),
+        ("/v2/blobs/uploads/", [], "docker.io"),
+        ("/v2/blobs/uploads/1", [], "docker.io"),
+        ("/v2/app/blobs/uploads/1/2", [], "docker.io"),
         ("/v2/app/manifests/1", [], None),
         ("/v2/app/manifests/1", [], "ghcr.io"),
         ("/v2/app/manifests/1", ["ghcr.io"], "docker.io"),
@@ -104,6 +166,9 @@ def test_what_isnt_served(path: str, namespaces: Sequence[str], default: str | N
         ("/v2/app/manifests/", NameInvalid),
         ("/v2/app/manifests/sha256:abc", DigestInvalid),
         ("/v2/app/blobs/1.2", DigestInvalid),
+        ("/v2/app/referrers/1.2", DigestInvalid),
+        ("/v2/App/tags/list", NameInvalid),
+        ("/v2/app//blobs/uploads/", NameInvalid),
         ("/v2/app/blobs/sha256:" + "A" * 64, DigestInvalid),
         ("/v2/" + "a" * 300 + "/manifests/1", NameInvalid),
     ],
@@ -138,9 +203,8 @@ def test_every_way_to_name_an_upstream_means_the_same(components: list[str], ups
     assert found == BlobRoute(upstream, expected, DIGEST)
 
 
-PATHS = st.lists(
-    st.one_of(st.sampled_from(["v2", "manifests", "blobs", "docker.io", "a", "", "..", str(DIGEST)]), st.text())
-)
+WORDS = ["v2", "manifests", "blobs", "uploads", "tags", "list", "referrers", "docker.io", "a", "", "..", str(DIGEST)]
+PATHS = st.lists(st.one_of(st.sampled_from(WORDS), st.text()))
 
 
 @given(PATHS.map("/".join), st.lists(st.text(), max_size=2), st.one_of(st.none(), st.sampled_from(UPSTREAMS)))
@@ -151,6 +215,8 @@ def test_any_path_is_a_configured_upstreams_or_an_error_of_ours(
         found = route(unquote(path), *namespaces, default=default)
     except (InvalidInput, NotFound):
         return
-    if isinstance(found, ManifestRoute | BlobRoute):
+    if not isinstance(found, VersionCheck):
+        assert found.rest.isascii()
+        assert client_base(unquote(path))
         assert found.upstream in UPSTREAMS
         assert ".." not in found.repository.split("/")

@@ -179,7 +179,7 @@ def test_tokens_expire(server: OriginServer, tokens: TokenServer) -> None:
     now = 1000.0
     http = HttpClient(proxies=Proxies())
     authorizer = Authorizer(Upstream("docker.io", server.url), http, lambda: now)
-    call = Call(Wanted(Repository("docker.io", PUBLIC), ONE), 0, lambda _: None)
+    call = Call(Wanted.manifest(Repository("docker.io", PUBLIC), ONE), 0, lambda _: None)
     challenge = f'Bearer realm="{server.url}/token"'
     for lifetime, used in ((300, 269), (None, 53), (3, 53)):
         tokens.expires_in = lifetime
