@@ -134,7 +134,9 @@ class Reactor:
 
     def _rest(self, now: float) -> None:
         """Let bytes gather, if they come steadily; commands come through meanwhile."""
-        rest_seconds = self._pace.rest_seconds(now, *self.switchboard.take_received())
+        received_bytes, most_bytes = self.switchboard.take_received()
+        left_bytes = sum(transfer.left_bytes for transfer in self._transfers.values())
+        rest_seconds = self._pace.rest_seconds(now, received_bytes, most_bytes, left_bytes)
         if rest_seconds:
             self._resting.poll(rest_seconds * 1000)
 

@@ -114,6 +114,13 @@ class Transfer:
         """Whether the piece can be passed on: it is here and vouched for."""
         return isinstance(index, int) and 0 <= index < len(self.vouches) and self.vouches[index] is not None
 
+    @property
+    def left_bytes(self) -> int:
+        """About how much is yet to be received; what the file had before counts as left."""
+        if self.deals:
+            return 0
+        return self.spec.layout.size_bytes - self.counts.dealt_bytes - self.counts.relayed_bytes
+
     def check_part(self, frame: PieceFrame, data_bytes: int) -> int:
         """The length of the piece that a frame is of; raises `ProtocolError` when it doesn't fit the layout."""
         if frame.piece >= len(self.vouches):
