@@ -18,14 +18,17 @@ from p2pdist.agent.deleted import Deleted
 from p2pdist.agent.links import Naming, query_of, replaced, without
 from p2pdist.agent.routes import RepositoryRoute, UploadRoute, client_base, parse_mount_source
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound
+from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, ProtocolError
 from p2pdist.http.client import Exchange, HttpClient, PassedBody
 from p2pdist.http.interrupt import Interrupt
 from p2pdist.http.interruptible import resolve_interruptible, run_interruptible, run_on_loop
+from p2pdist.http.reach import names_private
 from p2pdist.http.request import BadRequest, BodyTooLarge
 from p2pdist.http.server import Request, Response
+from p2pdist.http.url import Url
 from p2pdist.oci.authorizer import Authorizer
 from p2pdist.oci.call import Call, Wanted
+from p2pdist.oci.challenge import parse_challenges
 from p2pdist.oci.redirects import follow
 from p2pdist.oci.reference import Repository
 from p2pdist.oci.session import OriginSession
@@ -193,9 +196,19 @@ def _headers_back(exchange: Exchange, naming: Naming, method: str) -> Mapping[st
         headers["location"] = naming.seen(headers["location"], exchange.url)
     if "link" in headers:
         headers["link"] = naming.seen_links(headers["link"], exchange.url)
+    if "www-authenticate" in headers and not exchange.inside:
+        _check_realms(headers["www-authenticate"])
     if exchange.status in (204, 304):
         headers.pop("content-length", None)
     return headers
+
+
+def _check_realms(challenge_line: str) -> None:
+    """Nobody is sent for a token by a registry of the internet to what only this host reaches."""
+    for challenge in parse_challenges(challenge_line):
+        realm = challenge.parameters.get("realm", "")
+        if challenge.scheme == "bearer" and names_private(Url.parse(realm).host):
+            raise ProtocolError(f"a registry of the internet sends us for a token to {realm[:140]!r}")
 
 
 def _send_back(exchange: Exchange, interrupt: Interrupt, response: Response) -> None:

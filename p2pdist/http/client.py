@@ -70,6 +70,7 @@ class _Link:
     server: _Server
     socket: socket.socket
     http: http.client.HTTPConnection
+    inside: bool = False
     idle_since: float = 0.0
 
     def alive(self, now: float) -> bool:
@@ -91,13 +92,14 @@ class _Pool:
     idle: list[_Link] = field(default_factory=list)
     closed: bool = False
 
-    def take(self, server: _Server) -> _Link | None:
+    def take(self, server: _Server, *, public_only: bool) -> _Link | None:
         """A live connection to `server`, if there is one; dead ones are closed on the way."""
         now = time.monotonic()
         with self.lock:
             dead = [link for link in self.idle if not link.alive(now)]
             self.idle = [link for link in self.idle if link not in dead]
-            found = next((link for link in reversed(self.idle) if link.server == server), None)
+            fitting = (link for link in reversed(self.idle) if not (public_only and link.inside))
+            found = next((link for link in fitting if link.server == server), None)
             if found is not None:
                 self.idle.remove(found)
         for link in dead:
@@ -126,6 +128,8 @@ class Exchange:
 
     def __init__(self, url: Url, link: _Link, response: http.client.HTTPResponse, call: Interrupt, pool: _Pool) -> None:
         self.url = url
+        self.inside = link.inside
+        """Whether it came from a private address (reach.py)."""
         self.status = response.status
         self.headers = Headers(response.getheaders())
         self._link = link
@@ -225,24 +229,26 @@ class HttpClient:
         *,
         interrupt: Interrupt,
         body: bytes | PassedBody | None = None,
+        public_only: bool = False,
     ) -> Exchange:
         """Send a request and wait for the head of its answer, whatever the status.
 
-        A server may answer before it has read the body; the rest isn't sent then.
+        A server may answer before it has read the body; the rest isn't sent then. `public_only`: not to an address
+        that only we reach, since a server of the internet leads us there; raises `LeadsInside`.
 
         Raises `ConnectFailed`, `ConnectionBroken`, `ProtocolError` for what isn't HTTP, and `Interrupted`.
         """
         proxy = self._proxies.for_url(url)
         with _explained(url, interrupt):
-            if body is None and (link := self._pool.take((url.origin, proxy))):
+            if body is None and (link := self._pool.take((url.origin, proxy), public_only=public_only)):
                 try:
                     return self._exchange(link, method, url, headers, interrupt, None)
                 except _CLOSED_WHILE_IDLE:
                     interrupt.check()
-            connection = self._dialer.dial(url, proxy, interrupt)
+            connection, inside = self._dialer.dial(url, proxy, interrupt, public_only=public_only)
             opened = http.client.HTTPConnection(url.host, url.port)
             opened.sock = connection
-            link = _Link((url.origin, proxy), connection, opened)
+            link = _Link((url.origin, proxy), connection, opened, inside)
             return self._exchange(link, method, url, headers, interrupt, body)
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any, Self
 
-from p2pdist.core.errors import Unavailable
+from p2pdist.core.errors import ProtocolError, Unavailable
 from p2pdist.http.interrupt import Interrupt
 from p2pdist.http.proxies import ProxyServer
+from p2pdist.http.reach import is_private, names_private
 from p2pdist.http.url import Url
 
 AddressInfo = tuple[int, int, int, str, Any]
@@ -33,6 +34,10 @@ _NEXT_ADDRESS_SECONDS = 0.25
 
 class ConnectFailed(Unavailable):
     """No connection to a server came about: name, address, TLS or proxy."""
+
+
+class LeadsInside(ProtocolError):
+    """A server of the internet would have us connect to an address that only we reach."""
 
 
 def resolve(host: str, port: int, _: Interrupt) -> Sequence[AddressInfo]:
@@ -51,12 +56,22 @@ class Dialer:
     timeout_seconds: float
     resolver: Resolver = resolve
 
-    def dial(self, url: Url, proxy: ProxyServer | None, interrupt: Interrupt) -> socket.socket:
-        """A connection for requests for `url`, with TLS for https, watched by `interrupt`; raises `ConnectFailed`."""
+    def dial(
+        self, url: Url, proxy: ProxyServer | None, interrupt: Interrupt, *, public_only: bool = False
+    ) -> tuple[socket.socket, bool]:
+        """A connection for requests for `url`, with TLS for https, watched by `interrupt`; whether it leads inside.
+
+        With `public_only` no connection to a private address is made. What a proxy connects to is for the proxy to
+        judge, so of its requests only hosts that say by themselves what they are count. Raises `ConnectFailed` or
+        `LeadsInside`.
+        """
+        if proxy is not None and public_only and names_private(url.host):
+            raise LeadsInside(f"a server of the internet leads us to {url.authority}, which is no host of it")
         peer = url.authority if proxy is None else f"the proxy {proxy.host}:{proxy.port}"
         with _explained(peer, interrupt), ExitStack() as undo:
             host, port = (url.host, url.port) if proxy is None else (proxy.host, proxy.port)
-            connection = self._connect(host, port, peer, interrupt)
+            connection = self._connect(host, port, peer, interrupt, public_only=public_only and proxy is None)
+            inside = names_private(url.host) if proxy is not None else is_private(str(connection.getpeername()[0]))
             undo.callback(drop, connection, interrupt)
             interrupt.watch(connection, partial(shut_down, connection))
             if url.scheme == "https":
@@ -69,14 +84,20 @@ class Dialer:
                 interrupt.watch(connection, partial(shut_down, connection))
                 connection.do_handshake()
             undo.pop_all()
-        return connection
+        return connection, inside
 
-    def _connect(self, host: str, port: int, peer: str, interrupt: Interrupt) -> socket.socket:
+    def _connect(self, host: str, port: int, peer: str, interrupt: Interrupt, *, public_only: bool) -> socket.socket:
         """The first connection that succeeds; another address is tried every 250 ms, as in RFC 8305."""
         try:
-            waiting = _alternating(self.resolver(host, port, interrupt))
+            found = self.resolver(host, port, interrupt)
         except (OSError, UnicodeError) as error:
             raise ConnectFailed(f"the host {host!r} can't be resolved: {error}") from error
+        waiting = _alternating([info for info in found if not (public_only and is_private(str(info[4][0])))])
+        if found and not waiting:
+            raise LeadsInside(
+                f"a server of the internet leads us to {peer}, which has private addresses only; an upstream that is"
+                " inside itself may do that"
+            )
         deadline = time.monotonic() + self.timeout_seconds
         with _Race() as race:
             while waiting or race.attempts:

@@ -18,6 +18,7 @@ import msgspec
 
 from p2pdist.core.errors import Denied, InvalidInput, ProtocolError, Unavailable
 from p2pdist.http.client import Exchange, HttpClient
+from p2pdist.http.reach import names_private
 from p2pdist.http.url import Url
 from p2pdist.oci.call import Call
 from p2pdist.oci.challenge import Challenge, parse_challenges, relayed
@@ -51,6 +52,8 @@ class _Realm:
     url: Url
     service: str
     scopes: tuple[str, ...]
+    public_only: bool
+    """Whether a registry of the internet names it, which may lead nobody to what only we reach (http/reach.py)."""
 
     def query(self) -> str:
         """What a GET asks; parameters of the realm itself stay in front."""
@@ -97,15 +100,16 @@ class Authorizer:
             self._proven.pop(repository, None)
             self._tokens = {key: kept for key, kept in self._tokens.items() if kept != grant}
 
-    def answers(self, challenge_line: str, call: Call) -> Iterator[Grant]:
+    def answers(self, challenge_line: str, call: Call, *, public_only: bool = False) -> Iterator[Grant]:
         """What to try after a 401 with this WWW-Authenticate, in order; each is obtained when it is asked for.
 
+        `public_only`: the 401 came from a host of the internet, so its realm must be one too.
         Raises `Denied` when the token server refuses our credentials or no scheme is one of ours; `Unavailable`,
         `ProtocolError`.
         """
         challenges = {challenge.scheme: challenge for challenge in reversed(parse_challenges(challenge_line))}
         if bearer := challenges.get("bearer"):
-            realm = self._realm(bearer, call)
+            realm = self._realm(bearer, call, public_only)
             with self._lock:
                 _bound(self._realms)
                 self._realms[call.wanted.repository.path] = realm
@@ -126,14 +130,14 @@ class Authorizer:
         if realm is not None and credentials is not None and (grant := self._token(realm, credentials, call)):
             yield grant
 
-    def challenge(self, challenge_line: str, call: Call) -> Challenge | None:
+    def challenge(self, challenge_line: str, call: Call, *, public_only: bool = False) -> Challenge | None:
         """What a caller who could bring a token is told: what this line says, or what the registry said before.
 
         None when the registry wants no token. Raises `ProtocolError` for a realm that nobody should be sent to.
         """
         said = relayed(challenge_line)
         if said is not None:
-            realm, error = self._realm(said, call), said.parameters.get("error", "")
+            realm, error = self._realm(said, call, public_only), said.parameters.get("error", "")
         else:
             with self._lock:
                 remembered = self._realms.get(call.wanted.repository.path)
@@ -155,7 +159,7 @@ class Authorizer:
         found = source.get(self._upstream.base.authority, call.interrupt)
         return found or source.get(self._upstream.name, call.interrupt)
 
-    def _realm(self, challenge: Challenge, call: Call) -> _Realm:
+    def _realm(self, challenge: Challenge, call: Call, public_only: bool) -> _Realm:
         text = challenge.parameters.get("realm", "")
         try:
             url = Url.parse(text)
@@ -163,8 +167,12 @@ class Authorizer:
             raise ProtocolError(f"the registry sends us for a token to a bad address: {error}") from None
         if self._upstream.base.scheme == "https" and url.scheme == "http":
             raise ProtocolError(f"the registry sends us for a token from https to http: {url.shown}")
+        if public_only and names_private(url.host):
+            raise ProtocolError(
+                f"a registry of the internet sends us for a token to {url.shown}, which is no host of it"
+            )
         scope = challenge.parameters.get("scope") or f"repository:{call.wanted.repository.path}:pull"
-        return _Realm(url, challenge.parameters.get("service", ""), tuple(scope.split()))
+        return _Realm(url, challenge.parameters.get("service", ""), tuple(scope.split()), public_only)
 
     def _token(self, realm: _Realm, credentials: Credentials | None, call: Call) -> Grant | None:
         """A token, from the cache or the realm; None when it gives none to the anonymous."""
@@ -197,11 +205,17 @@ class Authorizer:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             call.requests += 1
             return self._http.request(
-                "POST", realm.url, headers, interrupt=call.interrupt, body=urlencode(form).encode()
+                "POST",
+                realm.url,
+                headers,
+                interrupt=call.interrupt,
+                body=urlencode(form).encode(),
+                public_only=realm.public_only,
             )
         separator = "&" if "?" in realm.url.target else "?"
         url = Url.parse(f"{realm.url}{separator}{realm.query()}")
-        return follow(self._http, "GET", url, {}, credentials.basic if credentials else "", call)
+        shown = credentials.basic if credentials else ""
+        return follow(self._http, "GET", url, {}, shown, call, public_only=realm.public_only)
 
 
 def _check_status(exchange: Exchange) -> None:

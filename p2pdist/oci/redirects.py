@@ -1,4 +1,7 @@
-"""Following redirects (RFC 9110, 15.4): origins send blobs from other hosts, which must not see our authorization."""
+"""Following redirects (RFC 9110, 15.4): origins send blobs from other hosts, which must not see our authorization.
+
+A host of the internet that leads to a private address isn't followed (http/reach.py); one that is inside itself is.
+"""
 
 from collections.abc import Mapping
 
@@ -13,17 +16,27 @@ _KEPT_BODY_BYTES = 16 * 1024
 
 
 def follow(
-    http: HttpClient, method: str, url: Url, headers: Mapping[str, str], authorization: str, call: Call
+    http: HttpClient,
+    method: str,
+    url: Url,
+    headers: Mapping[str, str],
+    authorization: str,
+    call: Call,
+    *,
+    public_only: bool = False,
 ) -> Exchange:
     """The answer to a GET or HEAD of `url`, wherever it leads; only the host of `url` gets `authorization` ("": none).
 
-    Raises `ProtocolError` for a circle, for more than five redirects, and for one from https to http.
+    Raises `ProtocolError` for a circle, for more than five redirects, for one from https to http, and for one from a
+    host of the internet to an address that only we reach (`public_only`: for `url` itself too).
     """
     visited = [url]
     while True:
         authorized = {"Authorization": authorization} if authorization and visited[-1].origin == url.origin else {}
         call.requests += 1
-        exchange = http.request(method, visited[-1], {**headers, **authorized}, interrupt=call.interrupt)
+        exchange = http.request(
+            method, visited[-1], {**headers, **authorized}, interrupt=call.interrupt, public_only=public_only
+        )
         if exchange.status not in _REDIRECTS:
             return exchange
         with exchange:
@@ -36,6 +49,7 @@ def follow(
         if visited[-1].scheme == "https" and target.scheme == "http":
             raise ProtocolError(f"a redirect leads from https to http: {_shown([*visited, target])}")
         visited.append(target)
+        public_only = not exchange.inside
 
 
 def discard(exchange: Exchange) -> None:

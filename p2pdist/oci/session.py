@@ -105,7 +105,8 @@ class OriginSession:
         if exchange.status == 401:
             if grant is not None:
                 self._authorizer.reject(call.wanted.repository.path, grant)
-            return self._authorizer.answers(exchange.headers.get("www-authenticate", ""), call)
+            line = exchange.headers.get("www-authenticate", "")
+            return self._authorizer.answers(line, call, public_only=not exchange.inside)
         if exchange.status in _MAYBE_WITH_MORE and grant is not None and not grant.private:
             return self._authorizer.stronger(call)
         return iter(())
@@ -116,7 +117,8 @@ class OriginSession:
         ours = self._caller is None and self._authorizer.has_credentials
         if not isinstance(error, Denied) or ours or (self._caller is not None and exchange.status == 403):
             return error
-        challenge = self._authorizer.challenge(exchange.headers.get("www-authenticate", ""), call)
+        line = exchange.headers.get("www-authenticate", "")
+        challenge = self._authorizer.challenge(line, call, public_only=not exchange.inside)
         return error if challenge is None else Unauthorized(str(error)).with_challenge(challenge)
 
 

@@ -328,3 +328,22 @@ async def test_an_upstream_that_moves_is_followed(bench: Bench, origin: OriginSe
             assert (await client.get("/v2/team/app/tags/list")).body == b"old"
             bench.upstreams._configured["registry.test"] = Upstream("registry.test", moved.url)
             assert (await client.get("/v2/team/app/tags/list")).body == b"new"
+
+
+async def test_a_registry_of_the_internet_sends_nobody_inside(
+    bench: Bench, origin: OriginServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pdist.http.dial.is_private", lambda address: address != "127.0.0.2")
+    with OriginServer(host="127.0.0.2") as outside:
+        bench.upstreams = Upstreams({"registry.test": Upstream("registry.test", outside.url)})
+        challenge = f'Bearer realm="{origin.url}/token"'
+        outside.guard = lambda seen: oci_error(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+        async with bench.client() as client:
+            for lines, method in ((("Content-Length: 0",), "POST"), (("Authorization: Basic eA==",), "DELETE")):
+                path = UPLOADS if method == "POST" else SESSION
+                answer = await client.get(path, *lines, method=method)
+                assert answer.status == 502
+                assert "www-authenticate" not in answer.headers
+            outside.guard = lambda seen: Reply(307, {"Location": f"{origin.url}/x"})
+            assert (await client.get("/v2/team/app/tags/list")).status == 502
+    assert origin.connections == 0

@@ -11,7 +11,7 @@ import trustme
 
 from p2pdist.core.errors import InvalidInput, ProtocolError
 from p2pdist.http.client import ConnectionBroken, HttpClient, PassedBody
-from p2pdist.http.dial import AddressInfo, ConnectFailed
+from p2pdist.http.dial import AddressInfo, ConnectFailed, LeadsInside
 from p2pdist.http.interrupt import Interrupt, Interrupted
 from p2pdist.http.proxies import Proxies
 from p2pdist.http.proxies import ProxyServer as Proxy
@@ -369,3 +369,56 @@ def test_an_answer_that_comes_before_the_body_is_read_counts() -> None:
         with client() as made:
             assert put(made, f"http://127.0.0.1:{listener.getsockname()[1]}/up", endless) == 413
         refusing.join()
+
+
+@pytest.fixture
+def internet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.2 counts as a host of the internet."""
+    monkeypatch.setattr("p2pdist.http.dial.is_private", lambda address: address != "127.0.0.2")
+
+
+def fetch(made: HttpClient, url: str, *, public_only: bool = False) -> bool:
+    """Whether the answer came from inside."""
+    with made.request("GET", Url.parse(url), {}, interrupt=Interrupt(), public_only=public_only) as exchange:
+        exchange.read(1 << 20)
+        return exchange.inside
+
+
+def test_an_answer_knows_whether_it_came_from_inside(server: OriginServer, internet: None) -> None:
+    server.put("/a", Reply(body=b"x"))
+    with OriginServer(host="127.0.0.2") as outside, client() as made:
+        outside.put("/a", Reply(body=b"x"))
+        assert [fetch(made, f"{server.url}/a"), fetch(made, f"{outside.url}/a")] == [True, False]
+        assert fetch(made, f"{outside.url}/a", public_only=True) is False
+
+
+def test_a_private_address_isnt_connected_to_when_only_public_ones_may_be(server: OriginServer, internet: None) -> None:
+    server.put("/a", Reply(body=b"x"))
+    with client() as made:
+        with pytest.raises(LeadsInside, match=f"127.0.0.1:{server.port}"):
+            fetch(made, f"{server.url}/a", public_only=True)
+        assert server.connections == 0
+        # A connection that stands for somebody who may go inside is none for whom may not.
+        assert fetch(made, f"{server.url}/a")
+        with pytest.raises(LeadsInside):
+            fetch(made, f"{server.url}/a", public_only=True)
+    assert len(server.requests) == 1
+
+
+def test_of_several_addresses_only_the_public_ones_are_tried(server: OriginServer, internet: None) -> None:
+    server.put("/a", Reply(body=b"x"))
+
+    def both(_host: str, port: int, _: Interrupt) -> list[AddressInfo]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.1", "127.0.0.2")]
+
+    with OriginServer(host="127.0.0.2") as outside, client(resolver=both) as made:
+        outside.put("/a", Reply(body=b"x"))
+        assert fetch(made, f"http://rebound.test:{outside.port}/a", public_only=True) is False
+        assert server.connections == 0
+
+
+def test_a_proxy_isnt_sent_inside_by_a_host_that_says_what_it_is() -> None:
+    with ProxyServer(1) as proxy:
+        proxies = Proxies(http=Proxy("127.0.0.1", proxy.port))
+        with client(proxies=proxies) as made, pytest.raises(LeadsInside, match=r"10\.0\.0\.1"):
+            fetch(made, "http://10.0.0.1/a", public_only=True)
