@@ -5,7 +5,6 @@ resolved upstream always; what has a digest is kept. Having served a manifest, t
 store, by a pull, which ends at the origin if need be.
 """
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -15,6 +14,7 @@ from p2pdist.agent.ahead import Ahead
 from p2pdist.agent.arrival import READER_SECONDS, Means, Wanted, run_bytes
 from p2pdist.agent.content import BlobView, ManifestContent
 from p2pdist.agent.pull import Pull
+from p2pdist.agent.sizes import Sizes
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, ProtocolError, StoreError, Unavailable
 from p2pdist.http.ranges import Ranges
@@ -27,7 +27,6 @@ from p2pdist.telemetry.logging import get_logger
 from p2pdist.wire.messages import ManifestIs, ManifestWanted, SizeIs, SizeWanted
 
 MANIFEST_SECONDS = 20.0
-_REMEMBERED_SIZES = 100_000
 _TRIES = 3
 log = get_logger("agent.library")
 
@@ -107,7 +106,7 @@ class Library:
         self._nursery = nursery
         self._upstreams: tuple[str, ...] = ()
         self._pulls: dict[Digest, Pull] = {}
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        self._sizes = Sizes()
         self._verifying: dict[Digest, trio.Event] = {}
         self._ahead = Ahead()
         self._past_swarm_bytes = 0
@@ -224,14 +223,14 @@ class Library:
 
     async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
         """See `Content.blob_size`."""
-        known = self._sizes.get(digest)
+        known = self._sizes.get(upstream, repository, digest)
         if known is not None:
             return known
         record = await trio.to_thread.run_sync(self._means.store.record, digest)
-        if record is not None:
+        if record is not None and (record.upstream, record.repository) == (upstream, repository):
             return record.size_bytes
         answer = await self._means.control.ask(
-            lambda id_: SizeWanted(id_, upstream, repository, str(digest)), MANIFEST_SECONDS
+            lambda id_: SizeWanted(id_, upstream, repository, str(digest), there=True), MANIFEST_SECONDS
         )
         if not isinstance(answer, SizeIs):
             raise ProtocolError(f"the tracker answers for a size with {type(answer).__name__}")
@@ -255,7 +254,7 @@ class Library:
         """The pull of a blob that isn't here: the one that is under way, or a new one."""
         pull = self._pulls.get(digest)
         if pull is None:
-            wanted = Wanted(upstream, repository, digest, self._sizes.get(digest, 0))
+            wanted = Wanted(upstream, repository, digest, self._sizes.get(upstream, repository, digest) or 0)
             pull = self._pulls[digest] = Pull(wanted, self._means)
             self._nursery.start_soon(self._run, pull)
         return pull
@@ -272,8 +271,4 @@ class Library:
         manifest = parse_manifest(body, media_type, digest)
         if isinstance(manifest, Manifest):
             self._ahead.served(upstream, repository, digest, manifest)
-        for blob in manifest.blobs:
-            self._sizes[blob.digest] = blob.size_bytes
-            self._sizes.move_to_end(blob.digest)
-        while len(self._sizes) > _REMEMBERED_SIZES:
-            self._sizes.popitem(last=False)
+        self._sizes.learn(upstream, repository, manifest.blobs)

@@ -237,8 +237,8 @@ class Control:
                 return ManifestIs(
                     id_, str(found.digest), found.media_type, found.body, right.private, right.good_seconds
                 )
-            case SizeWanted(id_, digest=digest, proof=proof):
-                size_bytes = await self._distribution.size(asker, Digest.parse(digest), proof)
+            case SizeWanted(id_, digest=digest, proof=proof, there=there):
+                size_bytes = await self._distribution.size(asker, Digest.parse(digest), proof=proof, there=there)
                 right = self._rights.told(asker)
                 return SizeIs(id_, size_bytes, right.private, right.good_seconds)
             case _:

@@ -221,8 +221,13 @@ class Distribution:
                 self._undecided[digest] = [wish]
                 self._nursery.start_soon(self._start, digest, None)
 
-    async def size(self, asker: Asker, digest: Digest, proof: bool) -> int:
-        """The size of a blob if `asker` gets it from the place that he names; raises what `Gate.check` raises."""
+    async def size(self, asker: Asker, digest: Digest, *, proof: bool, there: bool) -> int:
+        """The size of a blob if `asker` gets it from the place that he names; raises what `Gate.check` raises.
+
+        `there`: only if the upstream has it in that place, whatever is held here: who is to push asks so.
+        """
+        if there:
+            return await self._gate.check(asker, digest, None)
         live = self.relaying.get(digest)
         record = await trio.to_thread.run_sync(self._store.record, digest) if live is None else None
         return await self._gate.check(asker, digest, _held(live, record), proof=proof)

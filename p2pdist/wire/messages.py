@@ -176,6 +176,7 @@ class SizeWanted(Message, frozen=True):
     """May somebody have this blob of this repository, and how large is it? The agent doesn't need its bytes (yet).
 
     `proof`: the agent has the bytes, from another upstream, so that this one's word that it has them isn't enough.
+    `there`: the question is whether the upstream has it in this very repository; elsewhere doesn't count.
     """
 
     id: Number
@@ -184,6 +185,7 @@ class SizeWanted(Message, frozen=True):
     digest: Text
     token: Token | None = None
     proof: bool = False
+    there: bool = False
 
 
 class Join(Message, frozen=True):
