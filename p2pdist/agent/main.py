@@ -153,7 +153,7 @@ class _Agent:
                 )
                 self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
-                self._shim = Shim(library, elsewhere, metrics, default)
+                self._shim = Shim(library, elsewhere, metrics, default, login=config.shim.login)
                 parts.start_soon(control.run)
                 parts.start_soon(self._reporter.sample)
                 parts.start_soon(service.watch_swarm)

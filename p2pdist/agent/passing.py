@@ -18,7 +18,7 @@ from p2pdist.agent.deleted import Deleted
 from p2pdist.agent.links import Naming, query_of, replaced, without
 from p2pdist.agent.routes import RepositoryRoute, UploadRoute, client_base, parse_mount_source
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, ProtocolError
+from p2pdist.core.errors import Denied, DigestInvalid, InvalidInput, NotFound, ProtocolError, Unavailable
 from p2pdist.http.client import Exchange, HttpClient, PassedBody
 from p2pdist.http.interrupt import Interrupt
 from p2pdist.http.interruptible import resolve_interruptible, run_interruptible, run_on_loop
@@ -39,10 +39,13 @@ TIMEOUT_SECONDS = 120.0
 MAX_BODY_BYTES = 1 << 42
 _AT_ONCE = 64
 _BUFFER_BYTES = 256 * 1024
+_MAX_GREETING_BYTES = 64 * 1024
+_GREETINGS = (200, 401, 403)
 _READS = ("GET", "HEAD")
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _LENGTH = re.compile("[0-9]{1,19}")
 _PASSED_ON = re.compile(r"accept|content-type|content-range|range|if-[a-z-]+|user-agent|oci-[a-z-]+|docker-[a-z-]+")
+_OF_GREETINGS = re.compile(r"content-type|www-authenticate|docker-[a-z-]+|oci-[a-z-]+")
 _PASSED_BACK = re.compile(
     r"content-(type|range|length)|range|accept-ranges|etag|www-authenticate|retry-after|warning|allow|location|link|"
     r"oci-[a-z-]+|docker-[a-z-]+|ratelimit-[a-z-]+"
@@ -104,6 +107,12 @@ class PassThrough:
         digest = await run_interruptible(work, call.interrupt, self._threads)
         self._note(route, digest, request, response.status)
 
+    async def greet(self, upstream: str, request: Request, response: Response) -> None:
+        """Answer a request for `/v2/` as the upstream does: with its challenge, if it wants one answered."""
+        way = self._way(upstream)
+        interrupt = Interrupt()
+        await run_interruptible(partial(_greet, way, interrupt, request, response), interrupt, self._threads)
+
     def _way(self, name: str) -> _Way:
         upstream = self._upstreams.get(name)
         if upstream is None:
@@ -154,6 +163,20 @@ def _exchange(way: _Way, call: Call, naming: Naming, request: Request, response:
         if request.method != "HEAD":
             _send_back(exchange, call.interrupt, response)
         return exchange.headers.get("docker-content-digest", "")
+
+
+def _greet(way: _Way, interrupt: Interrupt, request: Request, response: Response) -> None:
+    """In a worker thread: ask for `/v2/` as the caller, and answer."""
+    authorization = request.headers.get("authorization")
+    shown = {"Authorization": authorization} if authorization else {}
+    with way.http.request("GET", way.upstream.url("/v2/"), shown, interrupt=interrupt) as exchange:
+        body = exchange.read(_MAX_GREETING_BYTES)
+        if exchange.status not in _GREETINGS:
+            raise Unavailable(f"{exchange.url.shown} answers {exchange.status}")
+        headers = {name: value for name, value in exchange.headers.items() if _OF_GREETINGS.fullmatch(name)}
+        if "www-authenticate" in headers and not exchange.inside:
+            _check_realms(headers["www-authenticate"])
+    run_on_loop(interrupt, response.send, exchange.status, headers, body)
 
 
 def _ask(way: _Way, call: Call, request: Request) -> Exchange:

@@ -47,16 +47,26 @@ class MethodNotAllowed(InvalidInput):
 
 
 class Shim:
-    """The handler of a listener; `default_upstream` is whom requests mean that name no registry."""
+    """The handler of a listener; `default_upstream` is whom requests mean that name no registry.
+
+    With `login` that upstream says to whom this is a registry, so that clients send their credentials.
+    """
 
     def __init__(
-        self, content: Content, elsewhere: PassThrough, metrics: AgentMetrics, default_upstream: str | None = None
+        self,
+        content: Content,
+        elsewhere: PassThrough,
+        metrics: AgentMetrics,
+        default_upstream: str | None = None,
+        *,
+        login: bool = False,
     ) -> None:
         self._content = content
         self._elsewhere = elsewhere
         self._blobs = BlobAnswers(content, metrics)
         self._metrics = metrics
         self._default_upstream = default_upstream
+        self._login = login
 
     async def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
@@ -85,15 +95,30 @@ class Shim:
     async def _answer(self, route: Route, request: Request, response: Response) -> None:
         match route:
             case VersionCheck():
-                await response.send(200, {**ALWAYS, "Content-Type": "application/json"}, b"{}")
+                await self._answer_version(request, response)
             case _ if request.method not in _READS or route in self._elsewhere.deleted:
                 await self._elsewhere.relay(route, self._default_upstream, request, response)
             case ManifestRoute():
                 await self._answer_manifest(route, request, response)
+            case BlobRoute() if request.method == "HEAD" and _shows_password(request):
+                # No pull asks so: a client that pushes wants to know what it needn't upload.
+                await self._elsewhere.relay(route, self._default_upstream, request, response)
             case BlobRoute():
                 await self._answer_blob(route, request, response)
             case _:
                 await self._elsewhere.relay(route, self._default_upstream, request, response)
+
+    async def _answer_version(self, request: Request, response: Response) -> None:
+        if self._login and self._default_upstream is not None:
+            try:
+                await self._elsewhere.greet(self._default_upstream, request, response)
+                return
+            except P2PDistError as error:
+                if response.started:
+                    raise
+                # What is here is served without it.
+                log.warning("upstream_doesnt_greet", upstream=self._default_upstream, error=error)
+        await response.send(200, {**ALWAYS, "Content-Type": "application/json"}, b"{}")
 
     async def _answer_manifest(self, route: ManifestRoute, request: Request, response: Response) -> None:
         try:
@@ -122,6 +147,10 @@ class Shim:
         log.warning("response_cut_short", target=request.raw_target, peer=request.peer, error=error)
         self._metrics.shim_cut_short.inc()
         response.abandon()
+
+
+def _shows_password(request: Request) -> bool:
+    return (request.headers.get("authorization") or "").lower().startswith("basic ")
 
 
 def _methods(route: Route) -> tuple[str, ...]:

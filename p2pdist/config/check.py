@@ -18,6 +18,8 @@ def contradictions(config: TrackerConfig | AgentConfig) -> Iterator[tuple[str, s
     """What is wrong with `config` as a whole: dotted key and sentence."""
     yield from _upstreams(config.upstream)
     yield from _same_address_twice(_listeners(config))
+    if isinstance(config, AgentConfig) and config.shim.login and config.shim.default_upstream is None:
+        yield "shim.login", "there is no default upstream to log in to; set shim.default_upstream too"
     if isinstance(config, TrackerConfig):
         if not config.upstream:
             yield (

@@ -113,6 +113,7 @@ class Shim(Section, frozen=True, kw_only=True):
 
     listen: tuple[Address, ...] = (Address("127.0.0.1:7500"),)
     default_upstream: RegistryHost | None = None
+    login: bool = False
 
 
 class AgentRelay(Section, frozen=True, kw_only=True):

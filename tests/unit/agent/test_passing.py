@@ -46,9 +46,9 @@ class Bench:
         self.metrics = AgentMetrics(self.registry)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[RawClient]:
+    async def client(self, *, login: bool = False) -> AsyncIterator[RawClient]:
         elsewhere = PassThrough(self.upstreams)
-        shim = Shim(self.content, elsewhere, self.metrics, "registry.test")
+        shim = Shim(self.content, elsewhere, self.metrics, "registry.test", login=login)
         try:
             async with running_server(shim) as server, server.connect() as client:
                 yield client
@@ -347,3 +347,36 @@ async def test_a_registry_of_the_internet_sends_nobody_inside(
             outside.guard = lambda seen: Reply(307, {"Location": f"{origin.url}/x"})
             assert (await client.get("/v2/team/app/tags/list")).status == 502
     assert origin.connections == 0
+
+
+async def test_with_login_the_upstream_says_who_must_log_in(bench: Bench, origin: OriginServer) -> None:
+    origin.put("/v2/", Reply(200, {"Docker-Distribution-API-Version": "registry/2.0"}, b"{}"))
+    TokenServer(origin, {"me": "secret"}).valid.add("user-1")
+    async with bench.client(login=True) as client:
+        answer = await client.get("/v2/")
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"].startswith(f'Bearer realm="{origin.url}/token"')
+        answer = await client.get("/v2/", "Authorization: Bearer user-1")
+        assert (answer.status, answer.body) == (200, b"{}")
+        origin.script("/v2/", oci_error(500, "UNKNOWN"))
+        origin.guard = lambda seen: None
+        assert (await client.get("/v2/")).status == 200
+    async with bench.client() as client:
+        assert (await client.get("/v2/")).status == 200
+    assert len(origin.seen("/v2/")) == 3
+
+
+async def test_an_upstream_that_is_down_keeps_nobody_from_what_is_here(bench: Bench) -> None:
+    bench.upstreams = Upstreams({"registry.test": Upstream("registry.test", "http://127.0.0.1:9")})
+    async with bench.client(login=True) as client:
+        assert (await client.get("/v2/")).body == b"{}"
+
+
+async def test_whether_somebody_must_upload_a_blob_his_password_tells(bench: Bench, origin: OriginServer) -> None:
+    bench.content.add_blob("registry.test", "team/app", BLOB)
+    path = f"/v2/team/app/blobs/{DIGEST}"
+    async with bench.client() as client:
+        assert (await client.get(path, method="HEAD")).status == 200
+        assert (await client.get(path, "Authorization: Basic bWU6c2VjcmV0", method="HEAD")).status == 404
+    [seen] = origin.requests
+    assert (seen.method, seen.headers["authorization"]) == ("HEAD", "Basic bWU6c2VjcmV0")
