@@ -90,6 +90,9 @@ class Arrival:
         self.partial: PartialBlob | None = None
         self.error: P2PDistError | None = None
         self.private = False
+        self.kept = False
+        """Whether somebody wants the blob on this host; else it is only read from while it comes."""
+        self.readers = 0
         self.source = "waiting"
         self.fruitless = 0
         self.memberships: list[Membership] = []

@@ -5,18 +5,20 @@ resolved upstream always; what has a digest is kept. Having served a manifest, t
 store, by a pull, which ends at the origin if need be.
 """
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import trio
 
 from p2pdist.agent.ahead import Ahead
-from p2pdist.agent.arrival import READER_SECONDS, Means, Wanted, run_bytes
+from p2pdist.agent.arrival import Means, Wanted
 from p2pdist.agent.content import BlobView, ManifestContent
+from p2pdist.agent.passage import Passages, Source
 from p2pdist.agent.pull import Pull
 from p2pdist.agent.sizes import Sizes
+from p2pdist.agent.views import Asked, Growing, Parts, Whole
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import BlobUnknown, ProtocolError, StoreError, Unavailable
+from p2pdist.core.errors import BlobUnknown, P2PDistError, ProtocolError, StoreError, Unavailable
 from p2pdist.http.ranges import Ranges
 from p2pdist.oci.errors import ManifestInvalid
 from p2pdist.oci.manifest import Manifest, parse_manifest
@@ -24,66 +26,12 @@ from p2pdist.oci.reference import Tag
 from p2pdist.store import BlobStore, BlobUnverified, CommittedBlob
 from p2pdist.store.errors import BlobDiscarded
 from p2pdist.telemetry.logging import get_logger
+from p2pdist.telemetry.metrics import ByteSource
 from p2pdist.wire.messages import ManifestIs, ManifestWanted, SizeIs, SizeWanted
 
 MANIFEST_SECONDS = 20.0
 _TRIES = 3
 log = get_logger("agent.library")
-
-
-class _Whole:
-    """A committed blob as a view."""
-
-    committed = True
-
-    def __init__(self, blob: CommittedBlob) -> None:
-        self.size_bytes = blob.size_bytes
-        self.fd = blob.fd
-
-    async def available(self, offset: int) -> int:
-        """All of it."""
-        return self.size_bytes
-
-
-class _Growing:
-    """A blob that is being pulled as a view: its last piece shows when its digest held.
-
-    The first bytes show at once; those after them by runs, or after a moment, since every look costs.
-    """
-
-    def __init__(self, pull: Pull, fd: int) -> None:
-        assert pull.partial is not None
-        self._pull = pull
-        self._partial = pull.partial
-        self._shown = max(0, self._partial.layout.offset(self._partial.layout.count - 1))
-        self._told: int | None = None
-        self.size_bytes = self._partial.layout.size_bytes
-        self.fd = fd
-
-    @property
-    def committed(self) -> bool:
-        """Whether the digest held; the record of it may still be on its way to the disk."""
-        return self._partial.verified
-
-    async def available(self, offset: int) -> int:
-        """See `BlobView`. A pull that has failed shows nothing more, whatever has come: its bytes may be wrong."""
-        pull = self._pull
-        fresh = self._told is None or offset < self._told
-        goal = offset + 1 if fresh else min(offset + run_bytes(self.size_bytes), max(self._shown, offset + 1))
-        with pull.reading(offset, goal):
-            waited = False
-            while True:
-                if self.committed:
-                    return self.size_bytes
-                if pull.error is not None:
-                    raise pull.error
-                end = min(self._partial.available_from(offset), self._shown)
-                if end >= goal or (waited and end > offset):
-                    self._told = end
-                    return end
-                with trio.move_on_after(READER_SECONDS) as moment:
-                    await pull.progress.wait()
-                waited = waited or moment.cancelled_caught
 
 
 @asynccontextmanager
@@ -109,8 +57,10 @@ class Library:
         self._sizes = Sizes()
         self._verifying: dict[Digest, trio.Event] = {}
         self._ahead = Ahead()
+        self._ending: set[Pull] = set()
         self._past_swarm_bytes = 0
         self._past_origin_bytes = 0
+        self._passages = Passages(means.origin, means.store.root, self._count_passed, nursery)
 
     @property
     def pulls(self) -> Collection[Pull]:
@@ -120,12 +70,16 @@ class Library:
     @property
     def swarm_bytes(self) -> int:
         """Payload bytes that came by swarm, over all pulls."""
-        return self._past_swarm_bytes + sum(pull.swarm_bytes for pull in self._pulls.values())
+        return self._past_swarm_bytes + sum(pull.swarm_bytes for pull in self._unfinished())
 
     @property
     def origin_bytes(self) -> int:
-        """Payload bytes that came from origins, over all pulls."""
-        return self._past_origin_bytes + sum(pull.origin_bytes for pull in self._pulls.values())
+        """Bytes of blobs that came from origins, over all pulls, and those that were passed through."""
+        return self._past_origin_bytes + sum(pull.origin_bytes for pull in self._unfinished())
+
+    def _unfinished(self) -> Iterator[Pull]:
+        yield from self._pulls.values()
+        yield from self._ending
 
     # Content.
 
@@ -170,33 +124,75 @@ class Library:
     async def blob(
         self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
     ) -> AsyncIterator[BlobView]:
-        """See `Content.blob`."""
+        """See `Content.blob`. Parts of a blob that nobody pulls whole are passed through (passage.py)."""
+        source = Source(upstream, repository, digest)
         async with AsyncExitStack() as stack:
-            view: BlobView | None = None
-            for _ in range(_TRIES):
-                view = await self._view(upstream, repository, digest, stack)
-                if view is not None:
-                    break
-            if view is None:
-                raise Unavailable(f"{digest} goes from the store as fast as it comes; raise [store] quota")
-            yield view
+            yield await self._view(source, ranges, stack)
 
-    async def _view(self, upstream: str, repository: str, digest: Digest, stack: AsyncExitStack) -> BlobView | None:
-        """A view that is entered into `stack`; None when the blob came or went at this very moment."""
-        if await self.holds(digest):
-            try:
-                return _Whole(await stack.enter_async_context(opened(self._means.store, digest)))
-            except (BlobUnknown, BlobUnverified):
-                return None
-        pull = self.want(upstream, repository, digest)
-        while pull.partial is None and not pull.done:
-            await pull.news.wait()
-        if pull.error is not None:
-            raise pull.error
+    async def _view(self, source: Source, ranges: Ranges | None, stack: AsyncExitStack) -> BlobView:
+        """A view that is entered into `stack`."""
+        if await self.holds(source.digest):
+            return await self._whole(source, stack)
+        pull = self._pulls.get(source.digest)
+        if ranges is not None and not (ranges.open_ended and pull is not None):
+            parts = await self._parts(source, ranges, stack)
+            if parts is not None:
+                return parts
+        return await self._whole(source, stack, kept=ranges is None or not ranges.open_ended)
+
+    async def _whole(self, source: Source, stack: AsyncExitStack, *, kept: bool = True) -> BlobView:
+        """A view of all of a blob, which is pulled if it isn't here."""
+        for _ in range(_TRIES):
+            # When the blob comes or goes at this very moment, we look again.
+            if await self.holds(source.digest):
+                with suppress(BlobUnknown, BlobUnverified):
+                    return Whole(await stack.enter_async_context(opened(self._means.store, source.digest)))
+                continue
+            growing = self._join(source, stack, kept=kept)
+            with suppress(BlobDiscarded):
+                await growing.begun()
+                return growing
+        raise Unavailable(f"{source.digest} goes from the store as fast as it comes; raise [store] quota")
+
+    async def _parts(self, source: Source, ranges: Ranges, stack: AsyncExitStack) -> Parts | None:
+        """A view of parts that are passed through; None when the blob is to be pulled.
+
+        Raises `RangeNotSatisfiable`.
+        """
         try:
-            return _Growing(pull, stack.enter_context(pull.partial.held())) if pull.partial is not None else None
-        except BlobDiscarded:
+            size_bytes = await self._size_of(source)
+        except P2PDistError as error:
+            log.debug("size_unknown", digest=source.digest, reason=str(error))
             return None
+        parts = ranges.resolve(size_bytes)
+        if parts is None:
+            return None
+        asked = Asked(source, size_bytes, tuple(parts), ranges.open_ended)
+        if not self._passages.allows(source, size_bytes, asked.wanted_bytes):
+            return None
+        return Parts(
+            asked,
+            self._passages,
+            stack,
+            lambda: self._join(source, stack, kept=False),
+            lambda: self._whole(source, stack, kept=not asked.open_ended),
+            self._join(source, stack, kept=False) if source.digest in self._pulls else None,
+        )
+
+    async def _size_of(self, source: Source) -> int:
+        """A blob's size, from its origin if the tracker can't say."""
+        try:
+            return await self.blob_size(source.upstream, source.repository, source.digest)
+        except Unavailable:
+            client = self._means.origin(source.upstream)
+            if client is None:
+                raise
+            return await client.blob_size(source.repository, source.digest)
+
+    def _count_passed(self, size_bytes: int) -> None:
+        self._past_origin_bytes += size_bytes
+        self._means.metrics.received_bytes.labels(ByteSource.ORIGIN).inc(size_bytes)
+        self._means.metrics.passed_bytes.inc(size_bytes)
 
     async def holds(self, digest: Digest) -> bool:
         """Whether the blob is here; one that outlived a crash of the host is verified first, once for all who ask.
@@ -250,20 +246,43 @@ class Library:
 
     # Pulls.
 
-    def want(self, upstream: str, repository: str, digest: Digest) -> Pull:
-        """The pull of a blob that isn't here: the one that is under way, or a new one."""
+    def want(self, upstream: str, repository: str, digest: Digest, *, kept: bool = True) -> Pull:
+        """The pull of a blob that isn't here: the one that is under way, or a new one.
+
+        One that isn't `kept`, by anybody, ends when nobody reads from it any more.
+        """
         pull = self._pulls.get(digest)
         if pull is None:
             wanted = Wanted(upstream, repository, digest, self._sizes.get(upstream, repository, digest) or 0)
+            before = [ending for ending in self._ending if ending.wanted.digest == digest]
             pull = self._pulls[digest] = Pull(wanted, self._means)
-            self._nursery.start_soon(self._run, pull)
+            self._nursery.start_soon(self._run, pull, before)
+        pull.kept = pull.kept or kept
         return pull
 
-    async def _run(self, pull: Pull) -> None:
+    def _join(self, source: Source, stack: AsyncExitStack, *, kept: bool) -> Growing:
+        """Read from a pull, until `stack` is closed."""
+        pull = self.want(source.upstream, source.repository, source.digest, kept=kept)
+        pull.readers += 1
+        stack.callback(self._leave, pull)
+        return Growing(pull, stack)
+
+    def _leave(self, pull: Pull) -> None:
+        pull.readers -= 1
+        if pull.readers == 0 and not pull.kept and not pull.complete and not pull.done:
+            pull.call_off()
+            self._ending.add(pull)
+            del self._pulls[pull.wanted.digest]
+
+    async def _run(self, pull: Pull, before: list[Pull]) -> None:
         try:
+            for ending in before:
+                await ending.ended.wait()
             await pull.run()
         finally:
-            del self._pulls[pull.wanted.digest]
+            if self._pulls.get(pull.wanted.digest) is pull:
+                del self._pulls[pull.wanted.digest]
+            self._ending.discard(pull)
             self._past_swarm_bytes += pull.swarm_bytes
             self._past_origin_bytes += pull.origin_bytes
 

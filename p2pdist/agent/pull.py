@@ -1,7 +1,8 @@
 """One blob wanted on this host: it asks for a way, follows it, tries the next, ends at the origin, and commits.
 
-A pull belongs to the daemon, not to a request: it goes on when everybody hung up. The one place that catches everything
-is `run`: whatever goes wrong with a pull fails that pull and nothing else.
+A pull belongs to the daemon, not to a request: it goes on when everybody hung up, unless all of them only wanted to
+read from some byte on. The one place that catches everything is `run`: whatever goes wrong with a pull fails that pull
+and nothing else.
 """
 
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 import trio
 
 from p2pdist.agent.account import Awaited, State
-from p2pdist.agent.arrival import Arrival
+from p2pdist.agent.arrival import Arrival, Means, Wanted
 from p2pdist.agent.by_relay import follow_relay
 from p2pdist.agent.by_swarm import follow_swarm
 from p2pdist.agent.commit import commit
@@ -33,8 +34,20 @@ _REASON_CHARACTERS = 1000
 log = get_logger("agent.pull")
 
 
+class CalledOff(Unavailable):
+    """Nobody reads any more from a pull that was only for those who read."""
+
+
 class Pull(Arrival):
     """One pull under way; `run` is its task."""
+
+    def __init__(self, wanted: Wanted, means: Means) -> None:
+        super().__init__(wanted, means)
+        self._scope = trio.CancelScope()
+
+    def call_off(self) -> None:
+        """End it: nobody wants the blob."""
+        self._scope.cancel()
 
     async def run(self) -> None:
         """Get the blob and commit it; what is wrong with the pull isn't raised: it is in `error`."""
@@ -42,9 +55,14 @@ class Pull(Arrival):
         metrics.pulls_running.inc()
         outcome, state = PullOutcome.ABANDONED, State.ABANDONED
         try:
-            await self._get()
-            await self._commit()
-            outcome, state = PullOutcome.DONE, State.HELD
+            with self._scope:
+                await self._get()
+                await self._commit()
+                outcome, state = PullOutcome.DONE, State.HELD
+            if self._scope.cancelled_caught:
+                self.error = CalledOff(f"nobody reads {self.wanted.digest} any more")
+                self.wake()
+                await self._give_up(self.error)
         except Exception as error:
             outcome, state = PullOutcome.FAILED, State.FAILED
             self.error = self._told(error)
@@ -221,7 +239,8 @@ class Pull(Arrival):
         """Leave nothing behind; a store that fails at that too is only logged."""
         means, digest = self.means, self.wanted.digest
         reason = str(error)[:_REASON_CHARACTERS]
-        log.warning("pull_failed", digest=digest, repository=self.wanted.repository, reason=reason)
+        told = log.info if isinstance(error, CalledOff) else log.warning
+        told("pull_failed", digest=digest, repository=self.wanted.repository, reason=reason)
         for membership in self.memberships:
             means.relays.abandon(membership, reason)
         if self.partial is None:

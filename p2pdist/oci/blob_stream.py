@@ -40,6 +40,10 @@ class FetchedBlob:
     honours_ranges: bool | None
 
 
+class RangesIgnored(ProtocolError):
+    """The origin answers a request for a range with the whole blob."""
+
+
 class Pace:
     """Takes an origin that lets its bytes drip, each of them in time, for one that hangs.
 
@@ -61,7 +65,10 @@ class Pace:
 
 
 class BlobStream:
-    """A fetch of the bytes from `offset` up to, not including, `end` (None: to the blob's end)."""
+    """A fetch of the bytes from `offset` up to, not including, `end` (None: to the blob's end).
+
+    With `exact`, an origin that would send other bytes too isn't listened to.
+    """
 
     def __init__(
         self,
@@ -72,6 +79,7 @@ class BlobStream:
         on_private: Callable[[], None],
         offset: int,
         end: int | None,
+        exact: bool = False,
     ) -> None:
         self._session = session
         self._call = call
@@ -80,6 +88,7 @@ class BlobStream:
         self._on_private = on_private
         self._position = offset
         self._end = end
+        self._exact = exact
         self._size: int | None = None
         self._etag = ""
         self._private = False
@@ -129,6 +138,8 @@ class BlobStream:
         if exchange.headers.get("content-encoding", "identity").lower() != "identity":
             raise self._wrong(f"it sends the blob with Content-Encoding {exchange.headers['content-encoding'][:40]!r}")
         if exchange.status == 200:
+            if asked_range and self._exact:
+                raise self._call.wanted.explain(RangesIgnored("the registry sends the whole of it, asked for a range"))
             if asked_range:
                 self._honours_ranges = False
             elif (accepted := exchange.headers.get("accept-ranges", "").lower()) in ("bytes", "none"):

@@ -19,7 +19,7 @@ from p2pdist.http.interruptible import resolve_interruptible, run_interruptible
 from p2pdist.http.proxies import Proxies
 from p2pdist.oci.authorizer import Authorizer
 from p2pdist.oci.bearer import BearerToken
-from p2pdist.oci.blob_stream import BlobStream, FetchedBlob, Sink, head_size
+from p2pdist.oci.blob_stream import BlobStream, FetchedBlob, RangesIgnored, Sink, head_size
 from p2pdist.oci.call import Call, Wanted
 from p2pdist.oci.descriptor import Descriptor
 from p2pdist.oci.errors import ManifestInvalid
@@ -28,7 +28,7 @@ from p2pdist.oci.reference import Repository, Tag
 from p2pdist.oci.session import OriginSession
 from p2pdist.oci.upstream import Upstream
 
-__all__ = ["FetchedBlob", "FetchedManifest", "OriginClient", "Upstream"]
+__all__ = ["FetchedBlob", "FetchedManifest", "OriginClient", "RangesIgnored", "Upstream"]
 
 _ACCEPT = {"Accept": ", ".join(MANIFEST_MEDIA_TYPES)}
 _HEAD_UNSUPPORTED = (400, 405, 501)
@@ -129,6 +129,7 @@ class OriginClient:
         on_private: Callable[[], None] = lambda: None,
         offset: int = 0,
         end: int | None = None,
+        exact: bool = False,
     ) -> FetchedBlob:
         """Give the bytes of a blob from `offset` up to, not including, `end` to `sink`, in order.
 
@@ -136,13 +137,14 @@ class OriginClient:
         wanted our credentials, and then `on_size` with the size of the whole blob in bytes. All three are called in
         the worker thread; what they raise ends the fetch and is raised here; cancelling waits until they return. The
         bytes aren't checked against the digest. Raises `BlobUnknown` and what `resolve` raises; what was delivered
-        before stays delivered.
+        before stays delivered. An origin that answers a range with the whole blob is read from there on; with `exact`
+        it isn't, and `RangesIgnored` is raised.
         """
         if offset < 0 or (end is not None and end <= offset):
             raise InvalidInput(f"the bytes {offset} to {end} of {digest} are no range")
 
         def stream(call: Call) -> FetchedBlob:
-            return BlobStream(self._session, call, sink, on_size, on_private, offset, end).run()
+            return BlobStream(self._session, call, sink, on_size, on_private, offset, end, exact).run()
 
         return await self._run(self._wanted_blob(repository, digest), stream)
 

@@ -170,7 +170,12 @@ class AgentMetrics:
             "first_byte_seconds", "Seconds from a blob request at the shim to its first body byte.", _FIRST_BYTE_BUCKETS
         )
         self.received_bytes = on.counter(
-            "received_bytes", "Verified bytes of pieces that were new, by where they came from.", source=ByteSource
+            "received_bytes",
+            "Bytes of blobs that were new, by where they came from; verified, but for those that were passed through.",
+            source=ByteSource,
+        )
+        self.passed_bytes = on.counter(
+            "passed_bytes", "Of those from origins, the bytes of ranges of blobs that nobody pulled whole."
         )
         self.redundant_bytes = on.counter("redundant_bytes", "Bytes of pieces that were there already.")
         self.ahead_bytes = on.counter("ahead_bytes", "Bytes of layers that were got before anybody asked for them.")
