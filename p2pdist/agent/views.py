@@ -144,8 +144,8 @@ class Parts:
 
     `join` makes the request one of those who read from a pull, which begins if need be; `whole` waits for a view of
     the whole blob. `pull` is one that is under way, which gives what it has, and is waited for a moment.
-    Whoever asks open-ended has the blob pulled once he took PROBE_BYTES, and reads from the pull when it has overtaken
-    him.
+    Whoever asks open-ended has the blob pulled once he took PROBE_BYTES, and from then on reads from the pull when it
+    gets to him in time.
     """
 
     committed = False
@@ -227,5 +227,5 @@ class Parts:
             return None
         self.fd = self._passage.fd
         if self._pull is None and self._asked.open_ended and end - self._asked.parts[0].start > PROBE_BYTES:
-            self._pull = self._join()
+            self._pull, self._patient = self._join(), True
         return end
