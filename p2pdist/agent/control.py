@@ -109,6 +109,8 @@ class ControlLink:
         self.since = trio.current_time()
         self.last_error = "not connected yet"
         self.connects = 0
+        self.tracker = ""
+        """The id of the tracker that was connected last."""
         self._changed = trio.Event()
 
     @property
@@ -284,6 +286,7 @@ class ControlLink:
         self._queue = send
         self.since, self.last_error = trio.current_time(), ""
         self.connects += 1
+        self.tracker = greeting.tracker
         self._wake()
         log.info("tracker_connected", tracker=self.address, node=greeting.tracker, slot=welcome.slot)
         self._asked_at, self._heard_at, self._useless = None, trio.current_time(), ""

@@ -112,7 +112,7 @@ class _Agent:
         config, store, metrics = self._config, self._store, self._metrics
         node, signer = id_of(key.public_key()), Signer(key, agent=True)
         token = trio.lowlevel.current_trio_token()
-        upstreams = Upstreams({each.name: each for each in map(_upstream, config.upstream)})
+        upstreams = Upstreams({each.name: each for each in map(_upstream, config.upstream)}, node)
 
         def notify(notice: Notice) -> None:
             with suppress(trio.RunFinishedError):
@@ -144,7 +144,7 @@ class _Agent:
         names = [str(address) for address in config.shim.listen]
         default = str(config.shim.default_upstream) if config.shim.default_upstream else None
         shims: dict[str, str | None] = dict.fromkeys(names, default)
-        elsewhere = PassThrough(upstreams)
+        elsewhere = PassThrough(upstreams, node)
         stop_evictions = store.on_evicted(service.evicted)
         try:
             with relay:
@@ -153,7 +153,9 @@ class _Agent:
                 )
                 self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
-                self._shim = Shim(library, elsewhere, metrics, default, login=config.shim.login)
+                self._shim = Shim(
+                    library, elsewhere, metrics, default, login=config.shim.login, ours=lambda: (node, control.tracker)
+                )
                 parts.start_soon(control.run)
                 parts.start_soon(self._reporter.sample)
                 parts.start_soon(service.watch_swarm)

@@ -44,7 +44,7 @@ _GREETINGS = (200, 401, 403)
 _READS = ("GET", "HEAD")
 _WITH_BODY = ("POST", "PUT", "PATCH")
 _LENGTH = re.compile("[0-9]{1,19}")
-_PASSED_ON = re.compile(r"accept|content-type|content-range|range|if-[a-z-]+|user-agent|oci-[a-z-]+|docker-[a-z-]+")
+_PASSED_ON = re.compile(r"accept|content-type|content-range|range|if-[a-z-]+|user-agent|via|oci-[a-z-]+|docker-[a-z-]+")
 _OF_GREETINGS = re.compile(r"content-type|www-authenticate|docker-[a-z-]+|oci-[a-z-]+")
 _PASSED_BACK = re.compile(
     r"content-(type|range|length)|range|accept-ranges|etag|www-authenticate|retry-after|warning|allow|location|link|"
@@ -65,19 +65,20 @@ class KnownUpstreams(Protocol):
 class _Way:
     """How one upstream is reached: as the caller, or as anybody."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, via: str) -> None:
         self.upstream = upstream
         self.http = HttpClient(
-            ca_file=upstream.ca_file, timeout_seconds=TIMEOUT_SECONDS, resolver=resolve_interruptible
+            ca_file=upstream.ca_file, timeout_seconds=TIMEOUT_SECONDS, resolver=resolve_interruptible, via=via
         )
         anonymous = replace(upstream, credentials=None)
         self.anybody = OriginSession(anonymous, self.http, TIMEOUT_SECONDS, Authorizer(anonymous, self.http))
 
 
 class PassThrough:
-    """Sends requests on; must be closed."""
+    """Sends requests on, naming `node` as the one that did; must be closed."""
 
-    def __init__(self, upstreams: KnownUpstreams) -> None:
+    def __init__(self, upstreams: KnownUpstreams, node: str = "") -> None:
+        self._node = node
         self.deleted = Deleted()
         self._upstreams = upstreams
         self._ways: dict[str, _Way] = {}
@@ -121,7 +122,7 @@ class PassThrough:
         if way is None or way.upstream != upstream:
             if way is not None:
                 way.http.close()
-            way = self._ways[name] = _Way(upstream)
+            way = self._ways[name] = _Way(upstream, self._node)
         return way
 
     def _query(self, route: RepositoryRoute, default_upstream: str | None, request: Request) -> str:
@@ -169,6 +170,8 @@ def _greet(way: _Way, interrupt: Interrupt, request: Request, response: Response
     """In a worker thread: ask for `/v2/` as the caller, and answer."""
     authorization = request.headers.get("authorization")
     shown = {"Authorization": authorization} if authorization else {}
+    if via := request.headers.get("via"):
+        shown["Via"] = via
     with way.http.request("GET", way.upstream.url("/v2/"), shown, interrupt=interrupt) as exchange:
         body = exchange.read(_MAX_GREETING_BYTES)
         if exchange.status not in _GREETINGS:

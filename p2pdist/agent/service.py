@@ -64,8 +64,9 @@ class Advertised:
 class Upstreams:
     """Origin clients for rescues: the tracker's upstreams, with what the configuration says of them going first."""
 
-    def __init__(self, configured: dict[str, Upstream]) -> None:
+    def __init__(self, configured: dict[str, Upstream], via: str = "") -> None:
         self._configured = configured
+        self._via = via
         self._told: dict[str, Upstream] = {}
         self._clients: dict[str, OriginClient] = {}
 
@@ -93,7 +94,7 @@ class Upstreams:
         if upstream is None:
             return None
         if name not in self._clients:
-            self._clients[name] = OriginClient(upstream)
+            self._clients[name] = OriginClient(upstream, via=self._via)
         return self._clients[name]
 
     def close(self) -> None:

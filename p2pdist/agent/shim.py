@@ -7,6 +7,8 @@ no way out, and the shim can only end the body short, by FIN, so that the daemon
 sent is in blob_answer.py; what isn't a pull is somebody else's (passing.py). Knows nothing of where content comes from.
 """
 
+from collections.abc import Callable, Collection
+
 from p2pdist.agent.blob_answer import BlobAnswers
 from p2pdist.agent.content import Content
 from p2pdist.agent.fields import ALWAYS, identity
@@ -15,6 +17,7 @@ from p2pdist.agent.routes import (
     BlobRoute,
     ManifestRoute,
     ReferrersRoute,
+    RepositoryRoute,
     Route,
     TagsRoute,
     UploadRoute,
@@ -25,6 +28,7 @@ from p2pdist.core.errors import BlobUnknown, InvalidInput, ManifestUnknown, NotF
 from p2pdist.http.headers import accepts
 from p2pdist.http.ranges import RangeNotSatisfiable
 from p2pdist.http.server import ClientGone, Request, Response
+from p2pdist.http.via import nodes_in
 from p2pdist.oci.errors import error_body
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics, ShimRequest
@@ -46,10 +50,15 @@ class MethodNotAllowed(InvalidInput):
         self.allowed = allowed
 
 
+class Loop(NotFound):
+    """A request that this fleet has made comes back to it."""
+
+
 class Shim:
     """The handler of a listener; `default_upstream` is whom requests mean that name no registry.
 
-    With `login` that upstream says to whom this is a registry, so that clients send their credentials.
+    With `login` that upstream says to whom this is a registry, so that clients send their credentials. `ours` are the
+    nodes that ask for us: what they have made themselves isn't served.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Shim:
         default_upstream: str | None = None,
         *,
         login: bool = False,
+        ours: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._content = content
         self._elsewhere = elsewhere
@@ -67,6 +77,7 @@ class Shim:
         self._metrics = metrics
         self._default_upstream = default_upstream
         self._login = login
+        self._ours = ours
 
     async def __call__(self, request: Request, response: Response) -> None:
         """Answer one request."""
@@ -86,6 +97,8 @@ class Shim:
             self._metrics.shim_requests.labels(kind, str(response.status or _UNANSWERED)).inc()
 
     def _route(self, request: Request) -> Route:
+        if not set(nodes_in(request.headers.get("via"))).isdisjoint(self._ours()):
+            raise Loop("this request was made here: the origin of an upstream leads back to this fleet's own shim")
         namespaces = request.query.get("ns", [])
         route = parse_route(request.path, namespaces, self._content.upstreams(), self._default_upstream)
         if request.method not in _methods(route):
@@ -96,17 +109,36 @@ class Shim:
         match route:
             case VersionCheck():
                 await self._answer_version(request, response)
-            case _ if request.method not in _READS or route in self._elsewhere.deleted:
-                await self._elsewhere.relay(route, self._default_upstream, request, response)
+            case _ if self._goes_on(route, request):
+                await self._relay(route, request, response)
             case ManifestRoute():
                 await self._answer_manifest(route, request, response)
-            case BlobRoute() if request.method == "HEAD" and _shows_password(request):
-                # No pull asks so: a client that pushes wants to know what it needn't upload.
-                await self._elsewhere.relay(route, self._default_upstream, request, response)
             case BlobRoute():
                 await self._answer_blob(route, request, response)
             case _:
-                await self._elsewhere.relay(route, self._default_upstream, request, response)
+                await self._relay(route, request, response)
+
+    def _goes_on(self, route: RepositoryRoute, request: Request) -> bool:
+        """Whether the upstream answers itself, instead of what the fleet has from it."""
+        if request.method not in _READS or route in self._elsewhere.deleted:
+            return True
+        if request.method == "HEAD" and isinstance(route, BlobRoute) and _shows_password(request):
+            # No pull asks so: a client that pushes wants to know what it needn't upload.
+            return True
+        # For another fleet this is a registry: what it asks for must name us, all the way, so that a loop is seen.
+        return bool(nodes_in(request.headers.get("via")))
+
+    async def _relay(self, route: RepositoryRoute, request: Request, response: Response) -> None:
+        try:
+            await self._elsewhere.relay(route, self._default_upstream, request, response)
+        except P2PDistError as error:
+            if response.started or isinstance(error, ClientGone) or request.method not in _READS:
+                raise
+            if isinstance(route, ManifestRoute | BlobRoute):
+                raise _missing(
+                    route, error, BlobUnknown if isinstance(route, BlobRoute) else ManifestUnknown
+                ) from error
+            raise
 
     async def _answer_version(self, request: Request, response: Response) -> None:
         if self._login and self._default_upstream is not None:

@@ -25,6 +25,7 @@ from p2pdist.http.headers import Headers
 from p2pdist.http.interrupt import Interrupt
 from p2pdist.http.proxies import Proxies, ProxyServer
 from p2pdist.http.url import Url
+from p2pdist.http.via import naming
 
 _USER_AGENT = f"p2pdist/{__version__}"
 _IDLE_PER_SERVER = 8
@@ -206,7 +207,8 @@ class HttpClient:
     """Makes requests; one client may serve many threads. Must be closed.
 
     `ca_file` is trusted besides the system's authorities. `timeout_seconds` limits opening a connection and every
-    single wait for bytes. `proxies` are the environment's unless given.
+    single wait for bytes. `proxies` are the environment's unless given. `via` is the node that every request names as
+    its sender (via.py).
     """
 
     def __init__(
@@ -216,10 +218,12 @@ class HttpClient:
         timeout_seconds: float = 30.0,
         proxies: Proxies | None = None,
         resolver: Resolver = resolve,
+        via: str = "",
     ) -> None:
         self._dialer = Dialer(_tls_context(ca_file), timeout_seconds, resolver)
         self._proxies = Proxies.from_environment() if proxies is None else proxies
         self._pool = _Pool()
+        self._via = via
 
     def request(
         self,
@@ -266,7 +270,8 @@ class HttpClient:
     ) -> Exchange:
         proxy = link.server[1]
         forwarded = proxy is not None and url.scheme == "http"
-        fields = {"Host": url.authority, "User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **headers}
+        sent = naming(self._via, headers)
+        fields = {"Host": url.authority, "User-Agent": _USER_AGENT, "Accept-Encoding": "identity", **sent}
         if proxy is not None and forwarded and proxy.authorization:
             fields["Proxy-Authorization"] = proxy.authorization
         length = body.length_bytes if isinstance(body, PassedBody) else None if body is None else len(body)

@@ -61,7 +61,7 @@ class OriginClient:
 
     `timeout_seconds` limits opening a connection and each wait for bytes, `answer_seconds` the way to an answer
     (tokens and redirects included) and the reading of a manifest, `max_wait_seconds` what is waited altogether when the
-    origin asks for time.
+    origin asks for time. `via` is the node that asks.
     """
 
     def __init__(
@@ -72,10 +72,15 @@ class OriginClient:
         answer_seconds: float = 60.0,
         max_wait_seconds: float = 30.0,
         proxies: Proxies | None = None,
+        via: str = "",
     ) -> None:
         self.upstream = upstream
         self._http = HttpClient(
-            ca_file=upstream.ca_file, timeout_seconds=timeout_seconds, proxies=proxies, resolver=resolve_interruptible
+            ca_file=upstream.ca_file,
+            timeout_seconds=timeout_seconds,
+            proxies=proxies,
+            resolver=resolve_interruptible,
+            via=via,
         )
         self._session = OriginSession(upstream, self._http, answer_seconds, Authorizer(upstream, self._http))
         self._answer_seconds = answer_seconds

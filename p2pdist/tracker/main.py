@@ -88,7 +88,9 @@ class Tracker:
         self._registry.register(OnScrape(self._refresh_metrics))
         self._metrics = TrackerMetrics(self._registry)
         takes_tokens = self._authority is not None
-        self._origins = stack.enter_context(Origins(config.upstream, self._metrics, takes_tokens=takes_tokens))
+        self._origins = stack.enter_context(
+            Origins(config.upstream, self._metrics, takes_tokens=takes_tokens, via=self._node)
+        )
         self._fleet = Fleet(float(config.lease))
         self._reasons: list[str] = ["the tracker is starting"]
         self._takeovers = 0

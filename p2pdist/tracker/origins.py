@@ -36,11 +36,11 @@ class Origins:
     """Origin clients by upstream name; a context manager that closes them. Lives on the trio thread.
 
     Without `takes_tokens` (there is no TLS) nobody's token is used, and nobody is told to bring one. `on_shut` is
-    called when an upstream refuses a place to an anonymous.
+    called when an upstream refuses a place to an anonymous. `via` is the tracker's own id.
     """
 
     def __init__(
-        self, upstreams: Iterable[UpstreamConfig], metrics: TrackerMetrics, *, takes_tokens: bool = True
+        self, upstreams: Iterable[UpstreamConfig], metrics: TrackerMetrics, *, takes_tokens: bool = True, via: str = ""
     ) -> None:
         self._metrics = metrics
         self._takes_tokens = takes_tokens
@@ -51,7 +51,7 @@ class Origins:
         self.on_shut: Callable[[Place], None] = lambda _: None
         for configured in upstreams:
             upstream = upstream_of(configured)
-            self._clients[upstream.name] = self._closing.enter_context(OriginClient(upstream))
+            self._clients[upstream.name] = self._closing.enter_context(OriginClient(upstream, via=via))
             self._configured[upstream.name] = configured
 
     def __enter__(self) -> "Origins":

@@ -16,7 +16,7 @@ from p2pdist.core.digest import Digest
 from p2pdist.oci.upstream import Upstream
 from p2pdist.telemetry.metrics import AgentMetrics
 from tests.fakes.content import FakeContent
-from tests.fakes.origin_server import OriginServer, Reply, TokenServer, oci_error
+from tests.fakes.origin_server import OriginServer, Reply, TokenServer, image_manifest, oci_error
 from tests.fakes.raw_client import RawClient, running_server
 
 BLOB = b"x" * 1_000_000
@@ -47,8 +47,9 @@ class Bench:
 
     @asynccontextmanager
     async def client(self, *, login: bool = False) -> AsyncIterator[RawClient]:
-        elsewhere = PassThrough(self.upstreams)
-        shim = Shim(self.content, elsewhere, self.metrics, "registry.test", login=login)
+        elsewhere = PassThrough(self.upstreams, "me")
+        ours = ("me", "tracker")
+        shim = Shim(self.content, elsewhere, self.metrics, "registry.test", login=login, ours=lambda: ours)
         try:
             async with running_server(shim) as server, server.connect() as client:
                 yield client
@@ -380,3 +381,35 @@ async def test_whether_somebody_must_upload_a_blob_his_password_tells(bench: Ben
         assert (await client.get(path, "Authorization: Basic bWU6c2VjcmV0", method="HEAD")).status == 404
     [seen] = origin.requests
     assert (seen.method, seen.headers["authorization"]) == ("HEAD", "Basic bWU6c2VjcmV0")
+
+
+@pytest.mark.parametrize("node", ["me", "tracker"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v2/team/app/manifests/1"), ("GET", f"/v2/team/app/blobs/{DIGEST}"), ("HEAD", "/v2/"), ("POST", UPLOADS)],
+)
+async def test_a_request_that_comes_back_isnt_served(
+    bench: Bench, origin: OriginServer, node: str, method: str, path: str
+) -> None:
+    via = f"Via: 1.1 p2pdist-other, 1.0 cache.test, 1.1 p2pdist-{node}"
+    async with bench.client() as client:
+        assert (await client.get(path, via, "Content-Length: 0", method=method)).status == 404
+    assert origin.requests == []
+    assert bench.content.requests == []
+
+
+async def test_another_fleet_is_passed_on_under_our_name(bench: Bench, origin: OriginServer) -> None:
+    body = image_manifest()
+    digest = origin.put_manifest("team/app", "1", body)
+    origin.put_blob("team/app", BLOB)
+    async with bench.client() as client:
+        answer = await client.get("/v2/team/app/manifests/1", "Via: 1.1 p2pdist-other")
+        assert (answer.status, answer.body, answer.headers["docker-content-digest"]) == (200, body, str(digest))
+        answer = await client.get(f"/v2/team/app/blobs/{DIGEST}", "Via: 1.1 p2pdist-other", "Range: bytes=5-9")
+        assert (answer.status, answer.body, answer.headers["content-range"]) == (206, b"xxxxx", "bytes 5-9/1000000")
+        assert (await client.get("/v2/other.test/app/manifests/1", "Via: 1.1 p2pdist-other")).status == 404
+        await client.get("/v2/team/app/tags/list")
+    assert bench.content.requests == []
+    assert [seen.headers["via"] for seen in origin.requests] == ["1.1 p2pdist-other, 1.1 p2pdist-me"] * 2 + [
+        "1.1 p2pdist-me"
+    ]
