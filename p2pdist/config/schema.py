@@ -38,6 +38,7 @@ class Upstream(AgentUpstream, frozen=True, kw_only=True):
 
     access: Literal["anonymous", "client", "fleet"] = "client"
     recheck: Seconds = Seconds(300)
+    stale_if_error: Seconds = Seconds(0)
 
 
 class Log(Section, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ from p2pdist.store.files import BOOT_ID_PATH, BlobDirectory, DirectoryLock, read
 from p2pdist.store.index import Entry
 from p2pdist.store.partial import PartialBlob
 from p2pdist.store.prefix import PrefixHasher
-from p2pdist.store.records import BlobRecord, CommittedBlob, Opening, Quarantined, StoredManifest
+from p2pdist.store.records import BlobRecord, CommittedBlob, KnownTag, Opening, Quarantined, StoredManifest
 from p2pdist.store.shelf import Shelf
 from p2pdist.store.space import Space
 
@@ -339,6 +339,20 @@ class BlobStore:
             return None
         self._catalogue.note_use(digest, self._clock())
         return manifest
+
+    # Tags
+
+    def put_tag(self, upstream: str, repository: str, tag: str, digest: Digest, at_seconds: float) -> None:
+        """Keep what an upstream said of a tag, at this Unix time."""
+        self._catalogue.put_tag(upstream, repository, tag, KnownTag(digest, at_seconds))
+
+    def tag(self, upstream: str, repository: str, tag: str) -> KnownTag | None:
+        """What an upstream last said of a tag."""
+        return self._catalogue.tag(upstream, repository, tag)
+
+    def remove_tags(self, upstream: str, repository: str, tag: str | None = None) -> None:
+        """Forget what an upstream said of a tag, or of all of a repository."""
+        self._catalogue.remove_tags(upstream, repository, tag)
 
     # What PartialBlob calls
 

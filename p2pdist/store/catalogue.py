@@ -18,8 +18,9 @@ from p2pdist.core.errors import P2PDistError, StoreError
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout
 from p2pdist.store.errors import StoreDamaged, catalogue_error
-from p2pdist.store.records import BlobRecord, Quarantined, StoredManifest
+from p2pdist.store.records import BlobRecord, KnownTag, Quarantined, StoredManifest
 
+TAG_ROWS = 100_000
 MANIFESTS_BYTES = 256 * 1024 * 1024
 QUARANTINE_ROWS = 1000
 _HASH_BYTES = 32
@@ -40,6 +41,12 @@ CREATE INDEX manifests_by_use ON manifests (last_used, size_bytes);
 CREATE TABLE quarantine (digest TEXT NOT NULL, reason TEXT NOT NULL, at_seconds REAL NOT NULL);
 PRAGMA user_version = 1;
 COMMIT;
+"""
+# Added after version 1 was out; whoever doesn't know it doesn't miss it.
+_TAGS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tags (
+    upstream TEXT NOT NULL, repository TEXT NOT NULL, tag TEXT NOT NULL, digest TEXT NOT NULL, at_seconds REAL NOT NULL,
+    PRIMARY KEY (upstream, repository, tag));
 """
 
 
@@ -83,6 +90,7 @@ class Catalogue:
                     f"{self.path} has the format {version}, this program knows {_VERSION}: run the program that wrote "
                     f"it, or stop the daemon and delete {self.path.parent}; blobs are fetched again when wanted"
                 )
+            db.execute(_TAGS_SCHEMA)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -271,6 +279,35 @@ class Catalogue:
         """Forget a manifest."""
         with self._writing() as db:
             db.execute("DELETE FROM manifests WHERE digest = ?", (str(digest),))
+
+    # Tags
+
+    def put_tag(self, upstream: str, repository: str, tag: str, known: KnownTag) -> None:
+        """Keep what a tag points at; those that were confirmed longest ago go when there are too many."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?)",
+                (upstream, repository, tag, str(known.digest), known.at_seconds),
+            )
+            db.execute(
+                "DELETE FROM tags WHERE rowid IN (SELECT rowid FROM tags ORDER BY at_seconds DESC LIMIT -1 OFFSET ?)",
+                (TAG_ROWS,),
+            )
+
+    def tag(self, upstream: str, repository: str, tag: str) -> KnownTag | None:
+        """What a tag pointed at, and when that was said last."""
+        query = "SELECT digest, at_seconds FROM tags WHERE upstream = ? AND repository = ? AND tag = ?"
+        with self._reading() as db:
+            row = db.execute(query, (upstream, repository, tag)).fetchone()
+        return None if row is None else KnownTag(self._digest(row[0]), row[1])
+
+    def remove_tags(self, upstream: str, repository: str, tag: str | None) -> None:
+        """Forget a tag, or (None) all of a repository."""
+        with self._writing() as db:
+            db.execute(
+                "DELETE FROM tags WHERE upstream = ? AND repository = ? AND (tag = ? OR ? IS NULL)",
+                (upstream, repository, tag, tag),
+            )
 
     # Times of use
 

@@ -41,6 +41,14 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownTag:
+    """What a tag pointed at when its upstream last said so, at this Unix time."""
+
+    digest: Digest
+    at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class CommittedBlob:
     """A whole blob, open for reading; its torrent's save path is `path.parent`."""
 

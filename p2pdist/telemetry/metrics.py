@@ -110,6 +110,7 @@ class ManifestOutcome(StrEnum):
     CACHED = "cached"
     FETCHED = "fetched"
     SHARED = "shared"
+    STALE = "stale"
     UNKNOWN = "unknown"
     DENIED = "denied"
     UNAVAILABLE = "unavailable"

@@ -15,8 +15,11 @@ from p2pdist.store import BlobStore, StoredManifest
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import ManifestOutcome, TrackerMetrics
 from p2pdist.tracker.flights import Flights
+from p2pdist.tracker.last_known import LastKnown
 from p2pdist.tracker.origins import Origins
 
+ANSWER_SECONDS = 12.0
+"""How long an upstream may take: clients wait 15 s for a header (facts.md), and 404 is an answer too."""
 log = get_logger("tracker.manifests")
 
 
@@ -29,6 +32,7 @@ class Manifests:
         self._store = store
         self._metrics = metrics
         self._flights: Flights[tuple[Place, bytes, Tag | Digest], StoredManifest] = Flights(nursery, "manifest")
+        self._last_known = LastKnown(store, origins.stale_seconds)
         self._fetches: Flights[tuple[Place, Digest], StoredManifest] = Flights(nursery, "manifest's body")
 
     async def get(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
@@ -47,14 +51,38 @@ class Manifests:
 
     async def _find(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
         try:
-            stored = await self._stored(asker, wanted) if isinstance(wanted, Digest) else None
-            if stored is None and asker.token is not None:
-                stored = await self._of_caller(asker, wanted)
-            return stored or await self._fetch(asker, wanted)
+            if isinstance(wanted, Tag):
+                return await self._resolve(asker, wanted)
+            return await self._stored(asker, wanted) or await self._ask(asker, wanted)
         except P2PDistError as error:
             self._metrics.manifests.labels(_outcome(error)).inc()
             log.info("manifest_failed", place=asker.place, wanted=wanted, reason=str(error))
             raise
+
+    async def _resolve(self, asker: Asker, tag: Tag) -> StoredManifest:
+        """What the upstream says of a tag; what it said last, if it can't be asked and the operator wants that."""
+        try:
+            found = await self._ask(asker, tag)
+        except Unavailable:
+            known = await self._last_known.find(asker.place, tag)
+            if known is None or (known.private and not self._rights.may_read(asker, stale=True)):
+                raise
+            self._metrics.manifests.labels(ManifestOutcome.STALE).inc()
+            return known
+        except (Denied, NotFound) as error:
+            if asker.token is None:
+                await self._last_known.forget(asker.place, tag if isinstance(error, NotFound) else None)
+            raise
+        await self._last_known.note(asker.place, tag, found)
+        return found
+
+    async def _ask(self, asker: Asker, wanted: Tag | Digest) -> StoredManifest:
+        """Ask the upstream, for as long as whoever waits would have patience."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            if asker.token is not None:
+                return await self._of_caller(asker, wanted)
+            return await self._fetch(asker, wanted)
+        raise Unavailable(f"{asker.place}: the registry gave no manifest within {ANSWER_SECONDS:g} s; try later")
 
     async def _stored(self, asker: Asker, digest: Digest) -> StoredManifest | None:
         """A manifest from the store, if it came from the same place and `asker` may read it."""

@@ -75,6 +75,11 @@ class Origins:
         configured = self._configured.get(name)
         return Access(configured.access) if configured is not None else Access.CLIENT
 
+    def stale_seconds(self, name: str) -> float:
+        """How old the answer to a tag may be while an upstream can't be asked."""
+        configured = self._configured.get(name)
+        return float(configured.stale_if_error) if configured is not None else 0.0
+
     def infos(self) -> tuple[UpstreamInfo, ...]:
         """What agents are told of the upstreams."""
         return tuple(
