@@ -3,6 +3,7 @@
 Knows nothing of what the daemon does.
 """
 
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterable
@@ -51,6 +52,12 @@ def _first(group: BaseExceptionGroup[P2PDistError]) -> P2PDistError:
     for error in group.exceptions:
         return _first(error) if isinstance(error, BaseExceptionGroup) else error
     raise AssertionError("an exception group is never empty")
+
+
+def allow_descriptors() -> None:
+    """As many descriptors as we may have: every connection costs one, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen_tcp(addresses: Iterable[str]) -> list[socket.socket]:

