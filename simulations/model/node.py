@@ -43,6 +43,11 @@ class Part:
         """The size of a piece."""
         return self.spec.layout.length(index)
 
+    @property
+    def left_bytes(self) -> int:
+        """About how much is yet to be received."""
+        return (self.vouched.count - self.vouched.size) * self.spec.layout.piece_bytes
+
     def vouch(self, index: int) -> None:
         """Learn the proof of a piece that is here."""
         if self.vouched.add(index):
@@ -246,7 +251,9 @@ class Node(Host):
             if type(item) is Push and item.generation in self._parts:
                 received[sender.name] += self._parts[item.generation].length(item.index)
             self._take(sender, item)
-        rest_seconds = self._pace.rest_seconds(self.events.now, received.total(), max(received.values(), default=0))
+        most_bytes = max(received.values(), default=0)
+        left_bytes = sum(part.left_bytes for part in self._parts.values())
+        rest_seconds = self._pace.rest_seconds(self.events.now, received.total(), most_bytes, left_bytes)
         if rest_seconds:
             self._rests = True
             self.events.after(rest_seconds, self._round)
