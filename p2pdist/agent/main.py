@@ -233,7 +233,7 @@ class _Agent:
 
 def _upstream(configured: UpstreamConfig) -> Upstream:
     source = credential_source(configured.credentials_file, configured.credential_helper or "")
-    return Upstream(str(configured.name), str(configured.origin_url), configured.ca_file, source)
+    return Upstream(str(configured.name), str(configured.origin_url), configured.ca_file, source, int(configured.rate))
 
 
 def _endpoints(address: Address) -> list[Endpoint]:

@@ -26,6 +26,7 @@ class AgentUpstream(Section, frozen=True, kw_only=True):
     ca_file: Path | None = None
     credentials_file: Path | None = None
     credential_helper: HelperName | None = None
+    rate: ByteCount = ByteCount(0)
 
     @property
     def origin_url(self) -> OriginUrl:

@@ -13,6 +13,7 @@ from p2pdist.http.client import ConnectionBroken, Exchange
 from p2pdist.http.content_range import parse_content_range
 from p2pdist.oci.call import Call
 from p2pdist.oci.session import OriginSession
+from p2pdist.oci.throttle import Throttle
 
 _MAX_ATTEMPTS = 16
 _BUFFER_BYTES = 256 * 1024
@@ -80,6 +81,7 @@ class BlobStream:
         offset: int,
         end: int | None,
         exact: bool = False,
+        throttle: Throttle | None = None,
     ) -> None:
         self._session = session
         self._call = call
@@ -89,6 +91,7 @@ class BlobStream:
         self._position = offset
         self._end = end
         self._exact = exact
+        self._throttle = throttle or Throttle(0)
         self._size: int | None = None
         self._etag = ""
         self._private = False
@@ -206,6 +209,8 @@ class BlobStream:
         if filled:
             self._sink(self._view[:filled])
             self._position += filled
+            if seconds := self._throttle.delay(filled):
+                self._call.interrupt.wait(seconds)
 
     def _receive_some(self, exchange: Exchange, count: int, at: int = 0) -> int:
         received = self._receive(exchange, self._view[at : at + count])

@@ -26,6 +26,7 @@ from p2pdist.oci.errors import ManifestInvalid
 from p2pdist.oci.manifest import MANIFEST_MEDIA_TYPES, MAX_MANIFEST_BYTES, Index, Manifest, parse_manifest
 from p2pdist.oci.reference import Repository, Tag
 from p2pdist.oci.session import OriginSession
+from p2pdist.oci.throttle import Throttle
 from p2pdist.oci.upstream import Upstream
 
 __all__ = ["FetchedBlob", "FetchedManifest", "OriginClient", "RangesIgnored", "Upstream"]
@@ -83,6 +84,7 @@ class OriginClient:
             via=via,
         )
         self._session = OriginSession(upstream, self._http, answer_seconds, Authorizer(upstream, self._http))
+        self._throttle = Throttle(upstream.rate_bytes_per_second)
         self._answer_seconds = answer_seconds
         self._max_wait_seconds = max_wait_seconds
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -149,7 +151,7 @@ class OriginClient:
             raise InvalidInput(f"the bytes {offset} to {end} of {digest} are no range")
 
         def stream(call: Call) -> FetchedBlob:
-            return BlobStream(self._session, call, sink, on_size, on_private, offset, end, exact).run()
+            return BlobStream(self._session, call, sink, on_size, on_private, offset, end, exact, self._throttle).run()
 
         return await self._run(self._wanted_blob(repository, digest), stream)
 

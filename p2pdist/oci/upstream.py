@@ -14,13 +14,15 @@ class Upstream:
     """A registry: the name that requests call it by, and where its bytes come from.
 
     `origin` is the base URL in front of `/v2/`; `ca_file` is trusted besides the system's authorities; `credentials`
-    are looked up for the origin's host, then for the upstream's name.
+    are looked up for the origin's host, then for the upstream's name. `rate_bytes_per_second` is the most that blobs
+    are fetched with, all of them together; 0: as fast as they come.
     """
 
     name: str
     origin: str
     ca_file: Path | None = None
     credentials: CredentialSource | None = None
+    rate_bytes_per_second: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", normalize_registry(self.name))

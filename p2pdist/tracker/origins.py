@@ -228,4 +228,4 @@ def upstream_of(configured: UpstreamConfig) -> Upstream:
     source = None
     if Access(configured.access) is Access.FLEET:
         source = credential_source(configured.credentials_file, configured.credential_helper or "")
-    return Upstream(str(configured.name), str(configured.origin_url), configured.ca_file, source)
+    return Upstream(str(configured.name), str(configured.origin_url), configured.ca_file, source, int(configured.rate))
