@@ -17,11 +17,14 @@ from p2pdist.agent.relays import Membership, Relays
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError
 from p2pdist.core.pieces import PieceLayout
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.origin import OriginClient
+from p2pdist.oci.rights import Asker, Place
 from p2pdist.pki.vouch import Signer
 from p2pdist.store import BlobStore, PartialBlob
 from p2pdist.swarm import Swarm
 from p2pdist.telemetry.metrics import AgentMetrics
+from p2pdist.wire.messages import RelayPlan, SwarmPlan
 
 CHECK_SECONDS = 0.25
 READER_SECONDS = 0.25
@@ -48,12 +51,21 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which blob, and where a manifest says that it is; `size_bytes` is 0 when no manifest was seen."""
+    """Which blob, and where a manifest says that it is; `size_bytes` is 0 when no manifest was seen.
+
+    `token` is shown to those who give the blob; None where nobody needs it.
+    """
 
     upstream: str
     repository: str
     digest: Digest
     size_bytes: int = 0
+    token: BearerToken | None = None
+
+    @property
+    def asker(self) -> Asker:
+        """On whose behalf it is wanted."""
+        return Asker(Place(self.upstream, self.repository), self.token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,11 @@ class Means:
     origin: Callable[[str], OriginClient | None]
     signer: Signer
     accounts: Accounts = field(default_factory=Accounts)
+
+    def origin_for(self, asker: Asker) -> OriginClient | None:
+        """A client of an upstream with the rights of `asker` alone; None when none is known."""
+        client = self.origin(asker.place.upstream)
+        return client.on_behalf_of(asker.token) if client is not None and asker.token is not None else client
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +107,8 @@ class Arrival:
         self.partial: PartialBlob | None = None
         self.error: P2PDistError | None = None
         self.private = False
+        self.home = wanted.asker.place
+        """Where its bytes come from, which says who else may have them."""
         self.kept = False
         """Whether somebody wants the blob on this host; else it is only read from while it comes."""
         self.readers = 0
@@ -149,6 +168,11 @@ class Arrival:
 
     # For those who bring it.
 
+    def settle(self, plan: RelayPlan | SwarmPlan) -> None:
+        """The tracker says where the bytes come from."""
+        if plan.upstream:
+            self.home = Place(plan.upstream, plan.repository)
+
     def wake(self) -> None:
         """Something has changed, more than that a piece came."""
         self.news.set()
@@ -188,9 +212,9 @@ class Arrival:
         Raises `StoreFull` and what else `BlobStore.begin` raises.
         """
         if self.partial is None:
-            wanted = self.wanted
+            home = self.home
             partial = self.means.store.begin(
-                wanted.digest, layout, private=self.private, upstream=wanted.upstream, repository=wanted.repository
+                self.wanted.digest, layout, private=self.private, upstream=home.upstream, repository=home.repository
             )
             partial.on_progress(self._piece_came)
             self.partial = partial

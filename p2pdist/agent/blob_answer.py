@@ -19,6 +19,7 @@ from p2pdist.http.headers import Headers
 from p2pdist.http.multipart import Multipart
 from p2pdist.http.ranges import ByteRange, Ranges, parse_ranges
 from p2pdist.http.server import Response
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.telemetry.metrics import AgentMetrics, ByteSink
 
 HEADER_SECONDS = 12.0
@@ -44,9 +45,10 @@ class BlobAnswers:
         self._metrics = metrics
         self._sent_bytes = metrics.sent_bytes.labels(ByteSink.SHIM)
 
-    async def head(self, route: BlobRoute, response: Response) -> None:
+    async def head(self, route: BlobRoute, fields: Headers, response: Response) -> None:
         """Say how long the blob is; raises what `Content.blob_size` raises."""
-        size_bytes = await self._content.blob_size(route.upstream, route.repository, route.digest)
+        token = BearerToken.from_header(fields.get("authorization"))
+        size_bytes = await self._content.blob_size(route.upstream, route.repository, route.digest, token)
         await response.send(200, {**_blob_headers(route.digest), "Content-Length": str(size_bytes)})
 
     async def get(self, route: BlobRoute, fields: Headers, response: Response) -> None:
@@ -56,10 +58,11 @@ class BlobAnswers:
         """
         asked_at = trio.current_time()
         ranges = _wanted(fields, route.digest)
-        async with self._content.blob(route.upstream, route.repository, route.digest, ranges) as view:
+        token = BearerToken.from_header(fields.get("authorization"))
+        async with self._content.blob(route.upstream, route.repository, route.digest, ranges, token) as view:
             shape = _shape(ranges, route.digest, view.size_bytes)
             whole = shape.status == 200
-            self._content.asked(route.upstream, route.repository, route.digest, whole=whole)
+            self._content.asked(route.upstream, route.repository, route.digest, whole=whole, token=token)
             if shape.parts:
                 with trio.move_on_after(HEADER_SECONDS):
                     await view.available(shape.parts[0].start)

@@ -60,6 +60,7 @@ async def _enter(arrival: Arrival, plan: RelayPlan) -> tuple[Membership, Partial
     """Become a member; who can't says so, or the tracker would wait for it."""
     relays = arrival.means.relays
     arrival.private = arrival.private or plan.private
+    arrival.settle(plan)
     try:
         layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
         partial = await trio.to_thread.run_sync(arrival.begin, layout)

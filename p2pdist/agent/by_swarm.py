@@ -26,6 +26,7 @@ async def follow_swarm(arrival: Arrival, plan: SwarmPlan) -> None:
     layout = PieceLayout(plan.size_bytes, plan.piece_bytes)
     starts = range(0, len(plan.hashes), _HASH_BYTES)
     metainfo = Metainfo(digest, layout, tuple(plan.hashes[start : start + _HASH_BYTES] for start in starts))
+    arrival.settle(plan)
     partial = await trio.to_thread.run_sync(arrival.begin, layout)
     if partial.layout != layout:
         raise Unavailable(f"the swarm cuts {digest} into other pieces than we began with")

@@ -5,15 +5,18 @@ import os
 from p2pdist.agent.arrival import Arrival
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import piece_hash
+from p2pdist.oci.rights import Place
 from p2pdist.store import PartialBlob
 
 
 def commit(arrival: Arrival, partial: PartialBlob) -> None:
     """Make the blob whole, the metainfo first, so that a committed blob has one; raises what the store raises."""
-    store, wanted = arrival.means.store, arrival.wanted
+    store, wanted, home = arrival.means.store, arrival.wanted, arrival.home
     record = store.record(wanted.digest)
-    if arrival.private and record is not None and not record.private:
-        store.annotate(wanted.digest, private=True, upstream=wanted.upstream, repository=wanted.repository)
+    if record is not None:
+        private = arrival.private or record.private
+        if (private, home) != (record.private, Place(record.upstream, record.repository)):
+            store.annotate(wanted.digest, private=private, upstream=home.upstream, repository=home.repository)
     if record is None or record.metainfo is None:
         store.save_metainfo(wanted.digest, Metainfo(wanted.digest, partial.layout, tuple(_hashes(arrival, partial))))
     partial.commit()

@@ -12,6 +12,7 @@ from typing import Protocol
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid
 from p2pdist.http.ranges import Ranges
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.reference import Tag
 
 
@@ -60,17 +61,25 @@ class Content(Protocol):
     """Everything that the configured upstreams hold, as far as this agent can get it.
 
     Every method is called by many requests at once, and a cancelled call never ends what others wait for. Whatever
-    can't be had is a `P2PDistError`.
+    can't be had is a `P2PDistError`; what only some may have, by a `token`, an `Unauthorized` for those who could bring
+    one. Nobody gets a byte, or learns a size, that the upstream wouldn't give him.
     """
 
     def upstreams(self) -> Collection[str]:
         """The names of the registries that may be spoken to."""
 
-    async def manifest(self, upstream: str, repository: str, reference: Tag | Digest) -> ManifestContent:
+    async def manifest(
+        self, upstream: str, repository: str, reference: Tag | Digest, token: BearerToken | None = None
+    ) -> ManifestContent:
         """A manifest by tag, resolved upstream now, or by digest; raises `ManifestUnknown`, `Denied`, `Unavailable`."""
 
     def blob(
-        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+        self,
+        upstream: str,
+        repository: str,
+        digest: Digest,
+        ranges: Ranges | None = None,
+        token: BearerToken | None = None,
     ) -> AbstractAsyncContextManager[BlobView]:
         """A view of a blob, which is pulled if it isn't here; entering it waits until the size is known.
 
@@ -78,8 +87,10 @@ class Content(Protocol):
         `BlobUnknown`, `Denied`, `Unavailable`, `RangeNotSatisfiable`.
         """
 
-    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+    def asked(
+        self, upstream: str, repository: str, digest: Digest, *, whole: bool, token: BearerToken | None = None
+    ) -> None:
         """Note that a client takes a blob, or a part of one; what it will ask for next may be got meanwhile."""
 
-    async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
+    async def blob_size(self, upstream: str, repository: str, digest: Digest, token: BearerToken | None = None) -> int:
         """The size of a blob in bytes, without a pull; raises like `blob`."""

@@ -106,6 +106,8 @@ class ControlLink:
         self._heard_at = 0.0
         self._writing = False
         self._refused = False
+        self.secure = False
+        """Whether the connection that stands, or the last one, is mutual TLS."""
         self.since = trio.current_time()
         self.last_error = "not connected yet"
         self.connects = 0
@@ -248,6 +250,7 @@ class ControlLink:
                 stream = trio.SSLStream(tcp, context, https_compatible=True)
                 await stream.do_handshake()
                 require_peer(stream, PeerKind.TRACKER)
+            self.secure = context is not None
             channel = Channel(stream, FromTracker)
             greeting = await channel.receive()
             if greeting is None:
@@ -338,8 +341,8 @@ class ControlLink:
                 case Working(id_):
                     if id_ in self._questions:
                         self._questions[id_].wait_on()
-                case Failed(id_, code, status, text):
-                    self._settle(id_, None, error_of(code, status, text))
+                case Failed(id_, code, status, text, challenge):
+                    self._settle(id_, None, error_of(code, status, text, challenge if self.secure else ""))
                 case _:
                     self._listener.message(message)
 

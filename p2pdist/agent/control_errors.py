@@ -12,7 +12,8 @@ from p2pdist.core.errors import (
     ProtocolError,
     Unavailable,
 )
-from p2pdist.oci.errors import ManifestInvalid, NameInvalid
+from p2pdist.oci.challenge import Challenge, relayed
+from p2pdist.oci.errors import ManifestInvalid, NameInvalid, Unauthorized
 from p2pdist.wire.messages import Goodbye
 
 _ERRORS: dict[str, type[P2PDistError]] = {
@@ -33,13 +34,22 @@ class Refused(Denied):
     """The tracker says that coming back is of no use before something changes."""
 
 
-def error_of(code: str, status: int, text: str) -> P2PDistError:
-    """What the tracker said as an error of ours."""
+def error_of(code: str, status: int, text: str, challenge: str = "") -> P2PDistError:
+    """What the tracker said as an error of ours; with a challenge, one that a caller could answer."""
+    if code == Unauthorized.oci_code and (wanted := _challenge(challenge)) is not None:
+        return Unauthorized(text).with_challenge(wanted)
     error = _ERRORS.get(code, Unavailable if status in _BUSY_STATUS else ProtocolError)(text)
     error.oci_code = code or error.oci_code
     if 400 <= status <= 599:
         error.http_status = status
     return error
+
+
+def _challenge(text: str) -> Challenge | None:
+    try:
+        return relayed(text)
+    except ProtocolError:
+        return None
 
 
 def farewell(goodbye: Goodbye) -> Denied:

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from p2pdist.agent.library import Library
+from p2pdist.agent.passage import Source
 from p2pdist.agent.pull import Pull
 from p2pdist.agent.report import BlobEvent, DoneEvent, ErrorEvent, ManifestEvent, PulledBytes, PullEvent
 from p2pdist.core.digest import Digest
@@ -128,7 +129,7 @@ class _Run:
             self._store_bytes += blob.size_bytes
             await self._say(self._event(blob, "held", "store", blob.size_bytes))
             return
-        pull = self._library.want(self._registry, self._repository, blob.digest)
+        pull = self._library.want(Source(self._registry, self._repository, blob.digest))
         self._pulls.append(pull)
         said: tuple[str, str, int] | None = None
         said_at = 0.0

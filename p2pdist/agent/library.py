@@ -5,29 +5,33 @@ resolved upstream always; what has a digest is kept. Having served a manifest, t
 store, by a pull, which ends at the origin if need be.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import trio
 
 from p2pdist.agent.ahead import Ahead
 from p2pdist.agent.arrival import Means, Wanted
 from p2pdist.agent.content import BlobView, ManifestContent
+from p2pdist.agent.gate import Gate
 from p2pdist.agent.passage import Passages, Source
 from p2pdist.agent.pull import Pull
 from p2pdist.agent.sizes import Sizes
 from p2pdist.agent.views import Asked, Growing, Parts, Whole
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import BlobUnknown, P2PDistError, ProtocolError, StoreError, Unavailable
+from p2pdist.core.errors import BlobUnknown, Denied, P2PDistError, ProtocolError, StoreError, Unavailable
 from p2pdist.http.ranges import Ranges
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.errors import ManifestInvalid
 from p2pdist.oci.manifest import Manifest, parse_manifest
 from p2pdist.oci.reference import Tag
-from p2pdist.store import BlobStore, BlobUnverified, CommittedBlob
+from p2pdist.oci.rights import Access, Asker, Place, Rights
+from p2pdist.store import BlobStore, BlobUnverified, CommittedBlob, StoredManifest
 from p2pdist.store.errors import BlobDiscarded
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import ByteSource
-from p2pdist.wire.messages import ManifestIs, ManifestWanted, SizeIs, SizeWanted
+from p2pdist.wire.messages import ManifestIs, ManifestWanted
 
 MANIFEST_SECONDS = 20.0
 _TRIES = 3
@@ -47,11 +51,13 @@ async def opened(store: BlobStore, digest: Digest) -> AsyncIterator[CommittedBlo
 
 
 class Library:
-    """The agent's `Content`; pulls run in `nursery`."""
+    """The agent's `Content`; pulls run in `nursery`. `access` says to whom an upstream's content is given."""
 
-    def __init__(self, means: Means, nursery: trio.Nursery) -> None:
+    def __init__(self, means: Means, nursery: trio.Nursery, access: Callable[[str], Access]) -> None:
         self._means = means
         self._nursery = nursery
+        self._rights = Rights(access)
+        self._gate = Gate(self._rights, means, nursery)
         self._upstreams: tuple[str, ...] = ()
         self._pulls: dict[Digest, Pull] = {}
         self._sizes = Sizes()
@@ -60,7 +66,7 @@ class Library:
         self._ending: set[Pull] = set()
         self._past_swarm_bytes = 0
         self._past_origin_bytes = 0
-        self._passages = Passages(means.origin, means.store.root, self._count_passed, nursery)
+        self._passages = Passages(means.origin_for, means.store.root, self._count_passed, nursery)
 
     @property
     def pulls(self) -> Collection[Pull]:
@@ -91,76 +97,139 @@ class Library:
         """The tracker's upstreams, and those of the configuration."""
         self._upstreams = tuple(names)
 
-    async def manifest(self, upstream: str, repository: str, reference: Tag | Digest) -> ManifestContent:
+    async def manifest(
+        self, upstream: str, repository: str, reference: Tag | Digest, token: BearerToken | None = None
+    ) -> ManifestContent:
         """See `Content.manifest`."""
-        store = self._means.store
-        if isinstance(reference, Digest):
-            stored = await trio.to_thread.run_sync(store.manifest, reference)
-            if stored is not None and (stored.upstream, stored.repository) == (upstream, repository):
-                self._learn(upstream, repository, stored.body, stored.media_type, stored.digest)
-                return ManifestContent(stored.digest, stored.media_type, stored.body)
-        tag, digest = ("", str(reference)) if isinstance(reference, Digest) else (str(reference), "")
-        answer = await self._means.control.ask(
-            lambda id_: ManifestWanted(id_, upstream, repository, tag, digest), MANIFEST_SECONDS
-        )
-        if not isinstance(answer, ManifestIs):
-            raise ProtocolError(f"the tracker answers for a manifest with {type(answer).__name__}")
-        content = ManifestContent(Digest.parse(answer.digest), answer.media_type, answer.body)
-        if isinstance(reference, Digest) and content.digest != reference:
-            raise ManifestInvalid(f"asked for the manifest {reference}, the tracker gave {content.digest}")
-        self._learn(upstream, repository, content.body, content.media_type, content.digest)
-        private = answer.private
+        asker = Asker(Place(upstream, repository), token)
+        stored = await self._stored(asker.place, reference) if isinstance(reference, Digest) else None
+        if stored is not None and self._rights.may_read(asker):
+            return self._shown(asker.place, stored)
+        try:
+            found = await self._ask_manifest(asker, reference)
+        except Unavailable:
+            if stored is None or not self._rights.may_read(asker, stale=True):
+                raise
+            return self._shown(asker.place, stored)
+        content = self._shown(asker.place, found)
         try:
             await trio.to_thread.run_sync(
-                lambda: store.put_manifest(
-                    content.digest, content.media_type, content.body, upstream, repository, private=private
+                lambda: self._means.store.put_manifest(
+                    found.digest, found.media_type, found.body, upstream, repository, private=found.private
                 )
             )
         except StoreError as error:
             log.warning("manifest_not_kept", digest=content.digest, reason=str(error))
         return content
 
+    async def _stored(self, place: Place, digest: Digest) -> StoredManifest | None:
+        """A manifest from the store, if it came from `place`."""
+        stored = await trio.to_thread.run_sync(self._means.store.manifest, digest)
+        here = stored is not None and Place(stored.upstream, stored.repository) == place
+        return stored if here else None
+
+    async def _ask_manifest(self, asker: Asker, reference: Tag | Digest) -> StoredManifest:
+        """Have the tracker get a manifest with the rights of `asker`."""
+        place, token = asker.place, self._gate.token(asker)
+        tag, digest = ("", str(reference)) if isinstance(reference, Digest) else (str(reference), "")
+        try:
+            answer = await self._means.control.ask(
+                lambda id_: ManifestWanted(id_, place.upstream, place.repository, tag, digest, token), MANIFEST_SECONDS
+            )
+        except P2PDistError as error:
+            self._gate.refused(asker, error)
+            raise
+        if not isinstance(answer, ManifestIs):
+            raise ProtocolError(f"the tracker answers for a manifest with {type(answer).__name__}")
+        found = Digest.parse(answer.digest)
+        if isinstance(reference, Digest) and found != reference:
+            raise ManifestInvalid(f"asked for the manifest {reference}, the tracker gave {found}")
+        self._gate.learn(asker, answer)
+        return StoredManifest(found, answer.media_type, answer.body, place.upstream, place.repository, answer.private)
+
+    def _shown(self, place: Place, manifest: StoredManifest) -> ManifestContent:
+        content = ManifestContent(manifest.digest, manifest.media_type, manifest.body)
+        self._learn(place, content)
+        return content
+
     @asynccontextmanager
     async def blob(
-        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+        self,
+        upstream: str,
+        repository: str,
+        digest: Digest,
+        ranges: Ranges | None = None,
+        token: BearerToken | None = None,
     ) -> AsyncIterator[BlobView]:
         """See `Content.blob`. Parts of a blob that nobody pulls whole are passed through (passage.py)."""
-        source = Source(upstream, repository, digest)
+        asker = Asker(Place(upstream, repository), token)
+        source = Source(upstream, repository, digest, self._gate.bearer(asker))
         async with AsyncExitStack() as stack:
-            yield await self._view(source, ranges, stack)
+            yield await self._view(Visit(asker, source), ranges, stack)
 
-    async def _view(self, source: Source, ranges: Ranges | None, stack: AsyncExitStack) -> BlobView:
+    async def _view(self, visit: "Visit", ranges: Ranges | None, stack: AsyncExitStack) -> BlobView:
         """A view that is entered into `stack`."""
+        source = visit.source
         if await self.holds(source.digest):
-            return await self._whole(source, stack)
+            return await self._whole(visit, stack)
         pull = self._pulls.get(source.digest)
         if ranges is not None and not (ranges.open_ended and pull is not None):
-            parts = await self._parts(source, ranges, stack)
+            parts = await self._parts(visit, ranges, stack)
             if parts is not None:
                 return parts
-        return await self._whole(source, stack, kept=ranges is None or not ranges.open_ended)
+        return await self._whole(visit, stack, kept=ranges is None or not ranges.open_ended)
 
-    async def _whole(self, source: Source, stack: AsyncExitStack, *, kept: bool = True) -> BlobView:
+    async def _whole(self, visit: "Visit", stack: AsyncExitStack, *, kept: bool = True) -> BlobView:
         """A view of all of a blob, which is pulled if it isn't here."""
+        digest = visit.source.digest
         for _ in range(_TRIES):
             # When the blob comes or goes at this very moment, we look again.
-            if await self.holds(source.digest):
-                with suppress(BlobUnknown, BlobUnverified):
-                    return Whole(await stack.enter_async_context(opened(self._means.store, source.digest)))
+            await self._admit(visit)
+            if await self.holds(digest):
+                if visit.admitted:
+                    with suppress(BlobUnknown, BlobUnverified):
+                        return Whole(await stack.enter_async_context(opened(self._means.store, digest)))
                 continue
-            growing = self._join(source, stack, kept=kept)
+            if not self._may_join(visit):
+                continue
+            growing = self._join(visit.source, stack, kept=kept)
             with suppress(BlobDiscarded):
                 await growing.begun()
                 return growing
-        raise Unavailable(f"{source.digest} goes from the store as fast as it comes; raise [store] quota")
+        raise Unavailable(f"{digest} goes from the store as fast as it comes; raise [store] quota")
 
-    async def _parts(self, source: Source, ranges: Ranges, stack: AsyncExitStack) -> Parts | None:
+    # The gate.
+
+    async def _admit(self, visit: "Visit") -> None:
+        """Have whoever asks admitted to what is here; raises what the gate says. Of what isn't here others decide."""
+        digest = visit.source.digest
+        while not visit.admitted and not self._may_join(visit):
+            await self._gate.check(visit.asker, digest, self._pulls[digest].home)
+            visit.admitted = True
+        if not visit.admitted and digest not in self._pulls and await self.holds(digest):
+            home = await self._gate.home(digest)
+            if home is not None:
+                await self._gate.check(visit.asker, digest, home)
+                visit.admitted = True
+
+    def _may_join(self, visit: "Visit") -> bool:
+        """Whether a pull that is under way, if there is one, is for whoever asks too: what it is told, he is told."""
+        pull = self._pulls.get(visit.source.digest)
+        if pull is None or visit.admitted or pull.wanted.asker == visit.source.asker:
+            return True
+        return self._gate.admits(visit.asker, visit.source.digest, pull.home)
+
+    async def _parts(self, visit: "Visit", ranges: Ranges, stack: AsyncExitStack) -> Parts | None:
         """A view of parts that are passed through; None when the blob is to be pulled.
 
-        Raises `RangeNotSatisfiable`.
+        Raises `RangeNotSatisfiable`, and what the gate says.
         """
+        source = visit.source
+        await self._admit(visit)
         try:
-            size_bytes = await self._size_of(source)
+            size_bytes = await self._size_of(visit)
+        except Denied:
+            raise
         except P2PDistError as error:
             log.debug("size_unknown", digest=source.digest, reason=str(error))
             return None
@@ -174,17 +243,21 @@ class Library:
             asked,
             self._passages,
             stack,
-            lambda: self._join(source, stack, kept=False),
-            lambda: self._whole(source, stack, kept=not asked.open_ended),
-            self._join(source, stack, kept=False) if source.digest in self._pulls else None,
+            lambda: self._join_if_admitted(visit, stack),
+            lambda: self._whole(visit, stack, kept=not asked.open_ended),
+            self._join_if_admitted(visit, stack) if source.digest in self._pulls else None,
         )
 
-    async def _size_of(self, source: Source) -> int:
+    def _join_if_admitted(self, visit: "Visit", stack: AsyncExitStack) -> Growing | None:
+        return self._join(visit.source, stack, kept=False) if self._may_join(visit) else None
+
+    async def _size_of(self, visit: "Visit") -> int:
         """A blob's size, from its origin if the tracker can't say."""
+        source = visit.source
         try:
-            return await self.blob_size(source.upstream, source.repository, source.digest)
+            return await self._size(visit)
         except Unavailable:
-            client = self._means.origin(source.upstream)
+            client = self._means.origin_for(source.asker)
             if client is None:
                 raise
             return await client.blob_size(source.repository, source.digest)
@@ -217,52 +290,60 @@ class Library:
                 done.set()
         return store.has(digest)
 
-    async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
+    async def blob_size(self, upstream: str, repository: str, digest: Digest, token: BearerToken | None = None) -> int:
         """See `Content.blob_size`."""
-        known = self._sizes.get(upstream, repository, digest)
-        if known is not None:
-            return known
-        record = await trio.to_thread.run_sync(self._means.store.record, digest)
-        if record is not None and (record.upstream, record.repository) == (upstream, repository):
-            return record.size_bytes
-        answer = await self._means.control.ask(
-            lambda id_: SizeWanted(id_, upstream, repository, str(digest), there=True), MANIFEST_SECONDS
-        )
-        if not isinstance(answer, SizeIs):
-            raise ProtocolError(f"the tracker answers for a size with {type(answer).__name__}")
-        return answer.size_bytes
+        asker = Asker(Place(upstream, repository), token)
+        visit = Visit(asker, Source(upstream, repository, digest, self._gate.bearer(asker)))
+        await self._admit(visit)
+        return await self._size(visit)
 
-    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+    async def _size(self, visit: "Visit") -> int:
+        """The size of a blob of this very repository: as a manifest says that may be read, else as the tracker says."""
+        digest, place = visit.source.digest, visit.asker.place
+        known = self._sizes.get(place.upstream, place.repository, digest)
+        if known is not None and (visit.admitted or self._rights.may_read(visit.asker)):
+            return known
+        if visit.admitted:
+            record = await trio.to_thread.run_sync(self._means.store.record, digest)
+            if record is not None and Place(record.upstream, record.repository) == place:
+                return record.size_bytes
+        return await self._gate.size(visit.asker, digest, there=True)
+
+    def asked(
+        self, upstream: str, repository: str, digest: Digest, *, whole: bool, token: BearerToken | None = None
+    ) -> None:
         """See `Content.asked`. Without the tracker nothing is got ahead: then it might be the origin that gives it."""
         metrics = self._means.metrics
         metrics.ahead_asked_bytes.inc(self._ahead.take(digest))
         if whole and self._means.control.connected:
+            bearer = self._gate.bearer(Asker(Place(upstream, repository), token))
             for layer in self._ahead.following(upstream, repository, digest, self._here_or_coming):
                 metrics.ahead_bytes.inc(layer.size_bytes)
-                self.want(upstream, repository, layer.digest)
+                self.want(Source(upstream, repository, layer.digest, bearer))
 
     def _here_or_coming(self, digest: Digest) -> bool:
         return digest in self._pulls or self._means.store.has(digest)
 
     # Pulls.
 
-    def want(self, upstream: str, repository: str, digest: Digest, *, kept: bool = True) -> Pull:
+    def want(self, source: Source, *, kept: bool = True) -> Pull:
         """The pull of a blob that isn't here: the one that is under way, or a new one.
 
         One that isn't `kept`, by anybody, ends when nobody reads from it any more.
         """
-        pull = self._pulls.get(digest)
+        pull = self._pulls.get(source.digest)
         if pull is None:
-            wanted = Wanted(upstream, repository, digest, self._sizes.get(upstream, repository, digest) or 0)
-            before = [ending for ending in self._ending if ending.wanted.digest == digest]
-            pull = self._pulls[digest] = Pull(wanted, self._means)
+            size_bytes = self._sizes.get(source.upstream, source.repository, source.digest) or 0
+            wanted = Wanted(source.upstream, source.repository, source.digest, size_bytes, source.token)
+            before = [ending for ending in self._ending if ending.wanted.digest == source.digest]
+            pull = self._pulls[source.digest] = Pull(wanted, self._means)
             self._nursery.start_soon(self._run, pull, before)
         pull.kept = pull.kept or kept
         return pull
 
     def _join(self, source: Source, stack: AsyncExitStack, *, kept: bool) -> Growing:
         """Read from a pull, until `stack` is closed."""
-        pull = self.want(source.upstream, source.repository, source.digest, kept=kept)
+        pull = self.want(source, kept=kept)
         pull.readers += 1
         stack.callback(self._leave, pull)
         return Growing(pull, stack)
@@ -280,14 +361,27 @@ class Library:
                 await ending.ended.wait()
             await pull.run()
         finally:
+            if pull.error is None:
+                self._gate.came(pull.wanted.digest, pull.home)
+            else:
+                self._gate.refused(pull.wanted.asker, pull.error)
             if self._pulls.get(pull.wanted.digest) is pull:
                 del self._pulls[pull.wanted.digest]
             self._ending.discard(pull)
             self._past_swarm_bytes += pull.swarm_bytes
             self._past_origin_bytes += pull.origin_bytes
 
-    def _learn(self, upstream: str, repository: str, body: bytes, media_type: str, digest: Digest) -> None:
-        manifest = parse_manifest(body, media_type, digest)
+    def _learn(self, place: Place, content: ManifestContent) -> None:
+        manifest = parse_manifest(content.body, content.media_type, content.digest)
         if isinstance(manifest, Manifest):
-            self._ahead.served(upstream, repository, digest, manifest)
-        self._sizes.learn(upstream, repository, manifest.blobs)
+            self._ahead.served(place.upstream, place.repository, content.digest, manifest)
+        self._sizes.learn(place.upstream, place.repository, manifest.blobs)
+
+
+@dataclass(slots=True)
+class Visit:
+    """A request for a blob: who asks, what is asked for it elsewhere, and whether he gets what is here."""
+
+    asker: Asker
+    source: Source
+    admitted: bool = False

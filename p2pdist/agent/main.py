@@ -140,7 +140,8 @@ class _Agent:
         control = ControlLink(
             config.tracker.address.host, config.tracker.address.port, lambda: control_context, service
         )
-        library = Library(Means(store, control, relays, swarm, metrics, upstreams.client, signer, accounts), parts)
+        means = Means(store, control, relays, swarm, metrics, upstreams.client, signer, accounts)
+        library = Library(means, parts, upstreams.access)
         service.attach(control, library, self._renewal)
         names = [str(address) for address in config.shim.listen]
         default = str(config.shim.default_upstream) if config.shim.default_upstream else None

@@ -24,7 +24,9 @@ from p2pdist.agent.slices import Slices
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, ProtocolError, Unavailable
 from p2pdist.http.ranges import ByteRange
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.origin import OriginClient, RangesIgnored
+from p2pdist.oci.rights import Asker, Place
 from p2pdist.telemetry.logging import get_logger
 
 PATIENCE_SECONDS = 4.0
@@ -39,11 +41,17 @@ log = get_logger("agent.passage")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Which blob, and where."""
+    """Which blob, where, and with whose token; parts are shared by those who show the same."""
 
     upstream: str
     repository: str
     digest: Digest
+    token: BearerToken | None = None
+
+    @property
+    def asker(self) -> Asker:
+        """On whose behalf, and from where."""
+        return Asker(Place(self.upstream, self.repository), self.token)
 
 
 class Allowance:
@@ -197,7 +205,7 @@ class Passages:
 
     def __init__(
         self,
-        origin: Callable[[str], OriginClient | None],
+        origin: Callable[[Asker], OriginClient | None],
         directory: Path,
         count: Callable[[int], None],
         nursery: trio.Nursery,
@@ -216,7 +224,7 @@ class Passages:
         return (
             self._allowance.left_bytes(source.digest, size_bytes) >= more_bytes
             and trio.current_time() >= self._shunned.get(source.upstream, 0.0)
-            and self._origin(source.upstream) is not None
+            and self._origin(source.asker) is not None
         )
 
     @asynccontextmanager
@@ -240,7 +248,7 @@ class Passages:
                 await passage.let_go()
 
     def _begin(self, source: Source, size_bytes: int) -> Passage:
-        client = self._origin(source.upstream)
+        client = self._origin(source.asker)
         if client is None:
             raise Unavailable(f"no origin is known for {source.upstream}")
 

@@ -25,7 +25,7 @@ from p2pdist.core.pieces import PieceLayout
 from p2pdist.relay.spans import Ring
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import ByteSource, PullOutcome, PullSource
-from p2pdist.wire.messages import Distrusted, HeldBlob, Inventory, Join, Left, RelayPlan, SwarmPlan
+from p2pdist.wire.messages import Distrusted, HeldBlob, Inventory, Join, Left, RelayPlan, SwarmPlan, Token
 
 HASH_AHEAD_BYTES = 4 * 1024 * 1024
 INLINE_HASH_BYTES = 256 * 1024
@@ -153,6 +153,7 @@ class Pull(Arrival):
             piece_bytes,
             held,
             self.fruitless,
+            Token(wanted.token.value) if wanted.token is not None else None,
         )
 
     async def _rescue(self) -> None:
@@ -161,7 +162,7 @@ class Pull(Arrival):
         Returns short of the end when the tracker is back and is to be asked again.
         """
         wanted = self.wanted
-        client = self.means.origin(wanted.upstream)
+        client = self.means.origin_for(wanted.asker)
         if client is None:
             raise BlobUnknown(f"no origin is known for {wanted.upstream}")
         self.source = "origin"

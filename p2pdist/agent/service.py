@@ -4,7 +4,7 @@ Everything here runs on the trio thread.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -18,6 +18,7 @@ from p2pdist.agent.supplying import Suppliers
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import InvalidInput, P2PDistError
 from p2pdist.oci.origin import OriginClient, Upstream
+from p2pdist.oci.rights import Access
 from p2pdist.pki.vouch import public_key_from_bytes
 from p2pdist.relay.node import RelayNode
 from p2pdist.relay.switchboard import NodeAddress
@@ -62,23 +63,34 @@ class Advertised:
 
 
 class Upstreams:
-    """Origin clients for rescues: the tracker's upstreams, with what the configuration says of them going first."""
+    """Origin clients for rescues: the tracker's upstreams, with what the configuration says of them going first.
+
+    To whom their content is given the tracker says alone. The credentials of the configuration are used for upstreams
+    whose content the whole fleet gets, and for no others.
+    """
 
     def __init__(self, configured: dict[str, Upstream], via: str = "") -> None:
         self._configured = configured
         self._via = via
         self._told: dict[str, Upstream] = {}
+        self._access: dict[str, Access] = {}
         self._clients: dict[str, OriginClient] = {}
 
     def tell(self, infos: tuple[UpstreamInfo, ...]) -> None:
         """The tracker's list."""
         told: dict[str, Upstream] = {}
+        access: dict[str, Access] = {}
         for info in infos:
             with suppress(InvalidInput):
                 told[info.name] = Upstream(info.name, info.origin)
-        if told != self._told:
-            self._told = told
+                access[info.name] = _access(info.access)
+        if (told, access) != (self._told, self._access):
+            self._told, self._access = told, access
             self.close()
+
+    def access(self, name: str) -> Access:
+        """To whom an upstream's content is given."""
+        return self._access.get(name, Access.CLIENT)
 
     def names(self) -> list[str]:
         """The upstreams that may be spoken to."""
@@ -86,7 +98,10 @@ class Upstreams:
 
     def get(self, name: str) -> Upstream | None:
         """An upstream, None when it isn't known."""
-        return (self._told | self._configured).get(name)
+        upstream = (self._told | self._configured).get(name)
+        if upstream is not None and self.access(name) is not Access.FLEET:
+            return replace(upstream, credentials=None)
+        return upstream
 
     def client(self, name: str) -> OriginClient | None:
         """The origin client of an upstream, None when it isn't known."""
@@ -102,6 +117,14 @@ class Upstreams:
         for client in self._clients.values():
             client.close()
         self._clients.clear()
+
+
+def _access(text: str) -> Access:
+    """A mode as the tracker says it; one that we don't know gives nothing away."""
+    try:
+        return Access(text)
+    except ValueError:
+        return Access.ANONYMOUS
 
 
 class Service:

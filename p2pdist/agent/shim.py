@@ -2,7 +2,8 @@
 
 It turns requests into calls of `Content` and their results into answers that daemons understand (facts.md, "Container
 clients"). A daemon has a way out, the origin, and takes it at once when it gets a 404; any other failure costs it up to
-a minute. So before the header every failure to get something is a 404, whatever its reason. After the header there is
+a minute. So before the header every failure to get something is a 404, whatever its reason, but one: an upstream that
+wants a token has its challenge passed on, since the caller may have one to bring. After the header there is
 no way out, and the shim can only end the body short, by FIN, so that the daemon resumes it with a Range. How blobs are
 sent is in blob_answer.py; what isn't a pull is somebody else's (passing.py). Knows nothing of where content comes from.
 """
@@ -29,7 +30,8 @@ from p2pdist.http.headers import accepts
 from p2pdist.http.ranges import RangeNotSatisfiable
 from p2pdist.http.server import ClientGone, Request, Response
 from p2pdist.http.via import nodes_in
-from p2pdist.oci.errors import error_body
+from p2pdist.oci.bearer import BearerToken
+from p2pdist.oci.errors import Unauthorized, error_body
 from p2pdist.telemetry.logging import get_logger
 from p2pdist.telemetry.metrics import AgentMetrics, ShimRequest
 
@@ -153,8 +155,9 @@ class Shim:
         await response.send(200, {**ALWAYS, "Content-Type": "application/json"}, b"{}")
 
     async def _answer_manifest(self, route: ManifestRoute, request: Request, response: Response) -> None:
+        token = BearerToken.from_header(request.headers.get("authorization"))
         try:
-            manifest = await self._content.manifest(route.upstream, route.repository, route.reference)
+            manifest = await self._content.manifest(route.upstream, route.repository, route.reference, token)
         except P2PDistError as error:
             raise _missing(route, error, ManifestUnknown) from error
         if not accepts(request.headers.get("accept"), manifest.media_type):
@@ -165,7 +168,7 @@ class Shim:
     async def _answer_blob(self, route: BlobRoute, request: Request, response: Response) -> None:
         try:
             if request.method == "HEAD":
-                await self._blobs.head(route, response)
+                await self._blobs.head(route, request.headers, response)
             else:
                 await self._blobs.get(route, request.headers, response)
         except (ClientGone, RangeNotSatisfiable):
@@ -215,9 +218,9 @@ def _kind(route: Route, method: str) -> ShimRequest:
 
 def _missing(
     route: ManifestRoute | BlobRoute, error: P2PDistError, missing: type[ManifestUnknown] | type[BlobUnknown]
-) -> NotFound:
+) -> NotFound | Unauthorized:
     """The 404 that sends the daemon to the origin; the log keeps what it was if it wasn't simply not there."""
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound | Unauthorized):
         return error
     what = route.reference if isinstance(route, ManifestRoute) else route.digest
     log.warning("content_missing", upstream=route.upstream, repository=route.repository, content=what, error=error)
@@ -230,4 +233,6 @@ async def _send_error(response: Response, error: P2PDistError) -> None:
         headers["Content-Range"] = error.content_range
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = str(error.challenge)
     await response.send(error.http_status, headers, error_body(error))

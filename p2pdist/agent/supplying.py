@@ -9,7 +9,7 @@ import trio
 from p2pdist.agent.library import opened
 from p2pdist.agent.relays import Relays
 from p2pdist.core.digest import Digest
-from p2pdist.core.errors import BlobUnknown, P2PDistError, ProtocolError
+from p2pdist.core.errors import BlobUnknown, Denied, P2PDistError, ProtocolError
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.relay.whole import WholeFile, proofs
 from p2pdist.store import BlobStore
@@ -37,6 +37,8 @@ class Suppliers:
         """Until the generation ends; whatever goes wrong is said to the tracker, which finds somebody else."""
         try:
             async with opened(self._store, digest) as blob:
+                if blob.private and not supply.private:
+                    raise Denied(f"{digest} is private here; the tracker would have it dealt openly")
                 metainfo = await trio.to_thread.run_sync(self._metainfo, digest)
                 layout = metainfo.layout
                 if (layout.size_bytes, layout.piece_bytes) != (supply.size_bytes, supply.piece_bytes):

@@ -142,7 +142,8 @@ class Asked:
 class Parts:
     """Parts of a blob as a view, from the origin by `passages` for as long as they allow it, else from a pull.
 
-    `join` makes the request one of those who read from a pull, which begins if need be; `whole` waits for a view of
+    `join` makes the request one of those who read from a pull, which begins if need be (None: the one that is under way
+    isn't for whoever asks); `whole` waits for a view of
     the whole blob. `pull` is one that is under way, which gives what it has, and is waited for a moment.
     Whoever asks open-ended has the blob pulled once he took PROBE_BYTES, and from then on reads from the pull when it
     gets to him in time.
@@ -155,7 +156,7 @@ class Parts:
         asked: Asked,
         passages: Passages,
         stack: AsyncExitStack,
-        join: Callable[[], Growing],
+        join: Callable[[], Growing | None],
         whole: Callable[[], Awaitable[BlobView]],
         pull: Growing | None = None,
     ) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2pdist.core.errors import ProtocolError
 
@@ -25,6 +25,10 @@ class Challenge:
     scheme: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     token68: str = ""
+
+    def without(self, parameter: str) -> "Challenge":
+        """The same without one of its parameters."""
+        return replace(self, parameters={name: self.parameters[name] for name in self.parameters if name != parameter})
 
     def __str__(self) -> str:
         """The challenge as a field value has it; only for those without token68."""

@@ -103,7 +103,7 @@ class Rights:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._access_of = access_of
+        self.access = access_of
         self._clock = clock
         self._wall = wall
         self._salt = secrets.token_bytes(32)
@@ -144,7 +144,7 @@ class Rights:
 
     def is_open(self, place: Place, *, stale: bool = False) -> bool:
         """Whether everybody may read `place`; `stale`: the upstream can't be asked, so lately is enough."""
-        if self._access_of(place.upstream) is Access.FLEET:
+        if self.access(place.upstream) is Access.FLEET:
             return True
         until = self._open.get(place)
         return until is not None and self._clock() < until + (STALE_SECONDS if stale else 0.0)
@@ -189,7 +189,7 @@ class Rights:
         return found is not None and (found.proven or place.upstream == home.upstream)
 
     def _grant_seconds(self, asker: Asker) -> float:
-        if asker.token is None or self._access_of(asker.place.upstream) is not Access.CLIENT:
+        if asker.token is None or self.access(asker.place.upstream) is not Access.CLIENT:
             return 0.0
         return self._grants.get((asker.place, self.key(asker.token)), 0.0) - self._clock()
 

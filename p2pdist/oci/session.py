@@ -119,7 +119,12 @@ class OriginSession:
             return error
         line = exchange.headers.get("www-authenticate", "")
         challenge = self._authorizer.challenge(line, call, public_only=not exchange.inside)
-        return error if challenge is None else Unauthorized(str(error)).with_challenge(challenge)
+        if challenge is None:
+            return error
+        if self._caller is None:
+            # What is wrong with an anonymous token of ours is nothing that a caller has to know.
+            challenge = challenge.without("error")
+        return Unauthorized(str(error)).with_challenge(challenge)
 
 
 def _start(exchange: Exchange) -> bytes:

@@ -7,6 +7,13 @@ nobody holds comes from the tracker's store, or from the origin.
 The swarm is for those whom the relay has brought nothing from holders. It was the first way to these: measured
 (simulations/README.md), a relay that holders deal is nearer to the bound, takes a fraction of libtorrent's CPU, begins
 at once instead of at libtorrent's next tick, and works for private blobs, too.
+
+Private blobs never swarm. Encrypted torrents would do (facts.md, "Encrypted swarms"), but need a certificate for each
+agent and image, with a CA of their own that is part of the info-hash, cost libtorrent's CPU half as much again, and
+leave a torrent for strangers to knock at. The relay's TLS knows each member by its fleet certificate, and its rings
+hold only those whose callers an upstream lets read the blob; a peer that knows the info-hash finds no torrent. What the
+swarm would be for, members whom a relay from holders brought nothing, begins anew with other holders, and ends at the
+origin with the caller's token.
 """
 
 from dataclasses import dataclass

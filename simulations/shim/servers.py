@@ -104,6 +104,8 @@ def agent(directory: Path, held: Held) -> Iterator[Server]:
     shim, agent_relay, swarm, agent_admin = ours
     site = UpstreamSite(UPSTREAM, _NOBODY)
     tracker_config = tracker_toml(str(directory / "tracker"), TrackerAddresses(control, relay, admin), site)
+    # There is no registry that could say who may have what is held; its table is the last of the file.
+    tracker_config += 'access = "fleet"\n'
     agent_config = (
         f'state_dir = "{directory / "agent"}"\nname = "agent"\n[tracker]\naddress = "{control}"\n'
         f'[shim]\nlisten = ["{shim}"]\ndefault_upstream = "{UPSTREAM}"\n[relay]\nlisten = ["{agent_relay}"]\n'

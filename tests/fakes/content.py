@@ -10,6 +10,7 @@ from p2pdist.agent.content import ManifestContent
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import BlobUnknown, DigestInvalid, ManifestUnknown, P2PDistError
 from p2pdist.http.ranges import Ranges
+from p2pdist.oci.bearer import BearerToken
 from p2pdist.oci.reference import Tag
 
 
@@ -73,6 +74,7 @@ class FakeContent:
         self._blobs: dict[tuple[str, str, Digest], FakeBlob] = {}
         self.errors: dict[str, Exception] = {}
         self.requests: list[str] = []
+        self.tokens: list[BearerToken | None] = []
         self.taken: list[tuple[Digest, bool]] = []
 
     def close(self) -> None:
@@ -99,7 +101,10 @@ class FakeContent:
     def upstreams(self) -> Collection[str]:
         return self._upstreams
 
-    async def manifest(self, upstream: str, repository: str, reference: Tag | Digest) -> ManifestContent:
+    async def manifest(
+        self, upstream: str, repository: str, reference: Tag | Digest, token: BearerToken | None = None
+    ) -> ManifestContent:
+        self.tokens.append(token)
         await self._ask(f"{upstream} {repository} {reference}", str(reference))
         found = self._manifests.get((upstream, repository, str(reference)))
         if found is None:
@@ -108,8 +113,14 @@ class FakeContent:
 
     @asynccontextmanager
     async def blob(
-        self, upstream: str, repository: str, digest: Digest, ranges: Ranges | None = None
+        self,
+        upstream: str,
+        repository: str,
+        digest: Digest,
+        ranges: Ranges | None = None,
+        token: BearerToken | None = None,
     ) -> AsyncIterator[FakeBlob]:
+        self.tokens.append(token)
         blob = await self._find(upstream, repository, digest)
         blob.readers += 1
         try:
@@ -117,10 +128,14 @@ class FakeContent:
         finally:
             blob.readers -= 1
 
-    def asked(self, upstream: str, repository: str, digest: Digest, *, whole: bool) -> None:
+    def asked(
+        self, upstream: str, repository: str, digest: Digest, *, whole: bool, token: BearerToken | None = None
+    ) -> None:
+        self.tokens.append(token)
         self.taken.append((digest, whole))
 
-    async def blob_size(self, upstream: str, repository: str, digest: Digest) -> int:
+    async def blob_size(self, upstream: str, repository: str, digest: Digest, token: BearerToken | None = None) -> int:
+        self.tokens.append(token)
         return (await self._find(upstream, repository, digest)).size_bytes
 
     async def _find(self, upstream: str, repository: str, digest: Digest) -> FakeBlob:

@@ -20,6 +20,7 @@ from p2pdist.agent.service import Advertised, Service, Upstreams
 from p2pdist.core.digest import Digest
 from p2pdist.core.metainfo import Metainfo
 from p2pdist.core.pieces import PieceLayout, piece_hash
+from p2pdist.oci.rights import Access
 from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import BlobContext, Signer, Verifier
 from p2pdist.relay.node import RelayNode
@@ -143,6 +144,8 @@ class Bench:
         self.library: Library
         self.accounts: Accounts
         self.service: Service
+        self.access = Access.FLEET
+        """To whom the content of every upstream is given."""
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"p2pdist_agent_{name}", labels) or 0.0
@@ -203,7 +206,7 @@ async def running(
                 Signer(KEY, agent=True),
                 bench.accounts,
             )
-            bench.library = Library(means, parts)
+            bench.library = Library(means, parts, lambda _: bench.access)
             bench.service.attach(bench.control, bench.library, None)
             stop = bench.store.on_evicted(bench.service.evicted)
             with bench.relay:

@@ -13,6 +13,7 @@ import trio
 from p2pdist.agent.clients import Clients
 from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
+from p2pdist.agent.passage import Source
 from p2pdist.agent.report import BlobEvent, DoneEvent, ErrorEvent, ManifestEvent, PullEvent, Status
 from p2pdist.agent.status import Reporter
 from p2pdist.core.digest import Digest
@@ -195,7 +196,7 @@ async def test_status_and_metrics(root: Path) -> None:
     blob = Blob(4 * PIECE_BYTES)
     async with serving(root) as (bench, server), server.connect() as client:
         bench.dealer.open(blob, bench.relay_port)
-        pull = bench.library.want("registry.example", "library/app", blob.digest)
+        pull = bench.library.want(Source("registry.example", "library/app", blob.digest))
         join = await bench.line.next(Join)
         await bench.line.say(blob.plan(join.id))
         bench.dealer.deal(blob, range(3))

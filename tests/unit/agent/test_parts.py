@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from p2pdist.agent.content import BlobView
+from p2pdist.agent.passage import Source
 from p2pdist.agent.slices import FIRST_SLICE_BYTES
 from p2pdist.agent.views import Parts
 from p2pdist.core.errors import P2PDistError
@@ -201,7 +202,7 @@ async def test_a_pull_that_is_called_off_ends_before_the_next_one_begins(
         await bench.line.next(Join)
         first.scope.cancel()
         await first.done.wait()
-        pull = bench.library.want(UPSTREAM, REPOSITORY, BLOB.digest)
+        pull = bench.library.want(Source(UPSTREAM, REPOSITORY, BLOB.digest))
         bench.dealer.open(BLOB, bench.relay_port)
         join = await bench.line.next(Join)
         await bench.line.say(BLOB.plan(join.id))
@@ -233,7 +234,7 @@ async def test_a_part_of_a_blob_that_arrives_is_waited_for_a_moment_and_then_pas
 ) -> None:
     monkeypatch.setattr("p2pdist.agent.views.AHEAD_SECONDS", 0.2)
     async with agent(root) as (bench, origin, nursery):
-        bench.library.want(UPSTREAM, REPOSITORY, BLOB.digest)
+        bench.library.want(Source(UPSTREAM, REPOSITORY, BLOB.digest))
         bench.dealer.open(BLOB, bench.relay_port)
         join = await bench.line.next(Join)
         await bench.line.say(BLOB.plan(join.id))
@@ -249,7 +250,7 @@ async def test_a_part_of_a_blob_that_arrives_is_waited_for_a_moment_and_then_pas
 
 async def test_open_ended_ranges_of_a_blob_that_arrives_wait_for_it(root: Path) -> None:
     async with agent(root) as (bench, origin, nursery):
-        pull = bench.library.want(UPSTREAM, REPOSITORY, BLOB.digest)
+        pull = bench.library.want(Source(UPSTREAM, REPOSITORY, BLOB.digest))
         bench.dealer.open(BLOB, bench.relay_port)
         join = await bench.line.next(Join)
         await bench.line.say(BLOB.plan(join.id))

@@ -17,6 +17,9 @@ from p2pdist.agent.shim import Shim
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import Denied, DigestInvalid, ProtocolError, StoreError, Unavailable
 from p2pdist.http.server import Limits
+from p2pdist.oci.bearer import BearerToken
+from p2pdist.oci.challenge import Challenge
+from p2pdist.oci.errors import Unauthorized
 from p2pdist.telemetry.metrics import AgentMetrics
 from tests.fakes.content import FakeContent
 from tests.fakes.raw_client import Answer, TestServer, running_server
@@ -390,3 +393,28 @@ async def test_a_bug_behind_the_shim_is_a_500(bench: Bench) -> None:
     async with bench.running() as server, server.connect() as client:
         assert (await client.get("/v2/app/manifests/1.2")).status == 500
     assert bench.requests("manifest", "none") == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("what", ["manifests/1", f"blobs/{DIGEST}"])
+async def test_a_challenge_is_passed_on(bench: Bench, method: str, what: str) -> None:
+    challenge = Challenge("bearer", {"realm": "https://auth.test/token", "scope": "repository:library/app:pull"})
+    bench.content.errors[what.partition("/")[2]] = Unauthorized("no").with_challenge(challenge)
+    async with bench.running() as server, server.connect() as client:
+        answer = await client.get(f"/v2/library/app/{what}?ns=docker.io", method=method)
+        assert answer.status == 401
+        assert answer.headers["www-authenticate"] == str(challenge)
+        if method == "GET":
+            assert codes(answer) == ["UNAUTHORIZED"]
+
+
+async def test_a_bearer_token_is_passed_on_and_a_password_is_not(bench: Bench) -> None:
+    bench.content.add_manifest("docker.io", "library/app", "1", INDEX, BODY)
+    bench.content.add_blob("docker.io", "library/app", DATA)
+    async with bench.running() as server, server.connect() as client:
+        for shown in ("Bearer abc", "Basic dXNlcjpwYXNz"):
+            for path in ("/v2/library/app/manifests/1?ns=docker.io", BLOB):
+                await client.get(path, f"Authorization: {shown}")
+            if shown.startswith("Bearer"):
+                await client.get(BLOB, f"Authorization: {shown}", method="HEAD")
+    assert bench.content.tokens == [BearerToken("abc")] * 4 + [None] * 3
