@@ -71,6 +71,8 @@ class Meter:
         self._manifests.open()
         self._spoilt: set[str] = set()
         self._cuts: dict[str, int] = {}
+        self.revoked: set[str] = set()
+        """Values of Authorization fields that the registry is shown spoilt, as if it had looked them up in a list."""
         self._bytes_per_second = 0.0
         self._free_at = 0.0
         self._closed = threading.Event()
@@ -179,6 +181,8 @@ class _MeterHandler(Handler):
         try:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
             headers["Accept"] = ", ".join(self.headers.get_all("Accept") or ["*/*"])
+            if headers.get("Authorization") in self._meter.revoked:
+                headers["Authorization"] = "Bearer revoked"
             connection.request(self.command, self.path, headers=headers)
             with connection.getresponse() as response:
                 self._answer_with(response)

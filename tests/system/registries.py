@@ -44,6 +44,7 @@ class Registry:
         self._tls = tls
         self._port = 0
         self._cleanup = ExitStack()
+        self.token_url = ""
         self.tokens = TokenServer(ACCOUNT, public)
         self.meter = Meter(self._connect)
         self.url = ""
@@ -131,6 +132,7 @@ class Registry:
             bundle = self._directory / "tokens.pem"
             self.tokens.write_certificate(bundle)
             server = stack.enter_context(self.tokens.serve(self._place.listen()))
+            self.token_url = f"{server.url}/token"
             return (
                 f"auth: {{token: {{realm: '{server.url}/token', service: {SERVICE}, issuer: '{ISSUER}', "
                 f"rootcertbundle: '{bundle}'}}}}\n"

@@ -29,6 +29,7 @@ SERVICE = "registry.test"
 ISSUER = "tokens of the p2pdist tests"
 _LIFETIME_SECONDS = 300
 _COORDINATE_BYTES = 32
+LEEWAY_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,12 @@ def _base64url(data: bytes) -> str:
 
 
 class TokenServer:
-    """Gives an account every right, and anybody else the right to pull what is `public`."""
+    """Gives an account every right, `others` what is said of them, and anybody the right to pull what is `public`."""
 
     def __init__(self, account: Account, public: Iterable[str] = ()) -> None:
         self.account = account
-        self.public = frozenset(public)
+        self.public = set(public)
+        self.others: dict[Account, set[str]] = {}
         self.requests: list[TokenRequest] = []
         self._key = ec.generate_private_key(ec.SECP256R1())
 
@@ -85,15 +87,20 @@ class TokenServer:
         )
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def token(self, access: list[dict[str, Any]], subject: str = "") -> str:
-        """A signed token that grants `access` (distribution spec, "Token Authentication Implementation")."""
+    def token(
+        self, access: list[dict[str, Any]], subject: str = "", lifetime_seconds: float = _LIFETIME_SECONDS
+    ) -> str:
+        """A signed token that grants `access` (distribution spec, "Token Authentication Implementation").
+
+        docker-registry takes one for LEEWAY_SECONDS beyond its lifetime.
+        """
         now = int(time.time())
         claims = {
             "iss": ISSUER,
             "sub": subject,
             "aud": SERVICE,
-            "exp": now + _LIFETIME_SECONDS,
-            "nbf": now - 10,
+            "exp": now + int(lifetime_seconds),
+            "nbf": now - 600,
             "iat": now,
             "jti": secrets.token_hex(8),
             "access": access,
@@ -108,6 +115,11 @@ class TokenServer:
         access = [{"type": "repository", "name": repository, "actions": ["pull", "push"]}]
         return f"Bearer {self.token(access, self.account.user)}"
 
+    def pull_token(self, repository: str, lifetime_seconds: float = _LIFETIME_SECONDS) -> str:
+        """A token that reads `repository`."""
+        access = [{"type": "repository", "name": repository, "actions": ["pull"]}]
+        return self.token(access, "somebody", lifetime_seconds)
+
     def _key_id(self) -> str:
         public = self._key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -118,16 +130,17 @@ class TokenServer:
     def grant(self, scopes: list[str], authorization: str) -> dict[str, Any] | None:
         """The answer to a request for `scopes`; None for a wrong password."""
         known = authorization == self.account.authorization
-        if authorization and not known:
+        other = next((account for account in self.others if account.authorization == authorization), None)
+        if authorization and not known and other is None:
             self.requests.append(TokenRequest(tuple(scopes), "somebody else", granted=False))
             return None
         access = []
         for scope in " ".join(scopes).split():
             kind, name, actions = scope.split(":", 2)
-            if known or name in self.public:
+            if known or name in self.public or (other is not None and name in self.others[other]):
                 allowed = [action for action in actions.split(",") if known or action == "pull"]
                 access.append({"type": kind, "name": name, "actions": allowed})
-        subject = self.account.user if known else ""
+        subject = self.account.user if known else other.user if other is not None else ""
         self.requests.append(TokenRequest(tuple(scopes), subject, granted=bool(access)))
         return {"token": self.token(access, subject), "expires_in": _LIFETIME_SECONDS}
 
