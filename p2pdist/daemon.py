@@ -18,16 +18,19 @@ _BACKLOG = 512
 log = get_logger("daemon")
 
 
-def run_daemon(name: str, serve: Callable[[trio.Nursery], Awaitable[None]]) -> int:
+def run_daemon(
+    name: str, serve: Callable[[trio.Nursery], Awaitable[None]], drain: Callable[[], Awaitable[None]] | None = None
+) -> int:
     """Run `serve` in a nursery until SIGTERM or SIGINT; returns the exit code.
 
-    `serve` starts what runs on in the nursery and returns. A `P2PDistError` from anywhere inside is raised as itself,
-    so that the command line can say it.
+    `serve` starts what runs on in the nursery and returns. `drain` is what happens between the first signal and the
+    end, while everything still runs; it must have a bound, and a second signal cuts it short. A `P2PDistError` from
+    anywhere inside is raised as itself, so that the command line can say it.
     """
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(_stop_on_signal, name, nursery.cancel_scope)
+            await nursery.start(_stop_on_signal, name, nursery.cancel_scope, drain)
             await serve(nursery)
 
     try:
@@ -38,14 +41,27 @@ def run_daemon(name: str, serve: Callable[[trio.Nursery], Awaitable[None]]) -> i
 
 
 async def _stop_on_signal(
-    name: str, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    name: str,
+    scope: trio.CancelScope,
+    drain: Callable[[], Awaitable[None]] | None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
+    async def end() -> None:
+        if drain is not None:
+            await drain()
+        scope.cancel()
+
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
-        async for number in signals:
-            log.info("stopping", daemon=name, signal=signal.Signals(number).name)
-            scope.cancel()
-            return
+        async with trio.open_nursery() as ending:
+            first = True
+            async for number in signals:
+                log.info("stopping" if first else "stopping_at_once", daemon=name, signal=signal.Signals(number).name)
+                if first:
+                    ending.start_soon(end)
+                else:
+                    scope.cancel()
+                first = False
 
 
 def _first(group: BaseExceptionGroup[P2PDistError]) -> P2PDistError:

@@ -35,7 +35,10 @@ def poll_until(condition: Callable[[], bool], what: str, timeout_seconds: float)
 
 
 class Process:
-    """One program that we started, in a session of its own; both its outputs are appended to `log`."""
+    """One program that we started, in a session of its own; both its outputs are appended to `log`.
+
+    It inherits `descriptors`, under their numbers, and no others.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Process:
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
         launcher: Sequence[str] = (),
+        descriptors: Sequence[int] = (),
     ) -> None:
         self.argv = [str(word) for word in argv]
         self.log = log
@@ -58,6 +62,7 @@ class Process:
                 env=marked,
                 cwd=directory,
                 start_new_session=True,
+                pass_fds=descriptors,
             )
 
     @property

@@ -18,6 +18,7 @@ service.py         what the tracker says, to the parts; what we hold, to the tra
 enrol.py           how this host gets its certificate; renewal.py how it keeps it
 image_pull.py      POST /v1/pull: a whole image
 account.py         where the bytes of a pull came from and what it waited for; explain.py says it, explained.py in types
+front.py           the shim's listeners: before there is a shim, and while the agent drains
 clients.py         which client of the shim got what last
 report.py          what the admin address says, as types; status.py says it
 guard.py           web pages don't use the admin address

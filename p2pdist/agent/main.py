@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from p2pdist.agent.account import Accounts
 from p2pdist.agent.arrival import Means
-from p2pdist.agent.clients import Clients
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.enrol import identity_of, plain_is_fine
 from p2pdist.agent.explain import Explainer
+from p2pdist.agent.front import Front
 from p2pdist.agent.guard import commands_only
 from p2pdist.agent.image_pull import ImagePuller
 from p2pdist.agent.library import Library
@@ -25,14 +25,14 @@ from p2pdist.agent.shim import Shim
 from p2pdist.agent.status import Reporter
 from p2pdist.config import Address, AgentConfig, is_loopback
 from p2pdist.config import AgentUpstream as UpstreamConfig
-from p2pdist.core.errors import InvalidInput, NotFound, Unavailable
+from p2pdist.core.errors import InvalidInput, Unavailable
 from p2pdist.daemon import advertised, allow_descriptors, listen_tcp, run_daemon
+from p2pdist.http.activation import Inherited
 from p2pdist.http.admin import admin_handler
-from p2pdist.http.listeners import CannotListen, open_listeners
+from p2pdist.http.listeners import CannotListen
 from p2pdist.http.server import Request, Response
 from p2pdist.http.server import serve as serve_http
 from p2pdist.oci.credentials import credential_source
-from p2pdist.oci.errors import error_body
 from p2pdist.oci.origin import Upstream
 from p2pdist.pki import contexts
 from p2pdist.pki.identity import open_key
@@ -58,7 +58,8 @@ def run(config: AgentConfig) -> int:
     with ExitStack() as stack:
         events = stack.enter_context(EventLog.open(config.log.events)) if config.log.events is not None else None
         store = stack.enter_context(BlobStore.open(config.state_dir, config.store.quota_bytes))
-        return run_daemon("agent", _Agent(config, store, events).serve)
+        agent = _Agent(config, store, events)
+        return run_daemon("agent", agent.serve, agent.drain)
 
 
 class _Agent:
@@ -70,10 +71,10 @@ class _Agent:
         self._events = events
         self._explainer: Explainer | None = None
         self._renewal: Renewal | None = None
-        self._shim: Shim | None = None
         self._reporter: Reporter | None = None
         self._images: ImagePuller | None = None
-        self._clients = Clients()
+        enrolled = (config.state_dir / "identity" / "agent.pem").exists()
+        self._front = Front(may_wait=enrolled or config.tracker.join_token is None)
         self._registry = CollectorRegistry()
         self._registry.register(OnScrape(self._refresh))
         self._metrics = AgentMetrics(self._registry)
@@ -88,9 +89,11 @@ class _Agent:
             ("POST", "/v1/pull"): commands_only(self._pull, host),
         }
         admin = admin_handler(self._registry, self._why_not_ready, routes)
-        nursery.start_soon(serve_http, admin, await open_listeners(str(config.admin.listen)))
-        for address in config.shim.listen:
-            nursery.start_soon(serve_http, self._serve_shim, await open_listeners(str(address)))
+        inherited = Inherited.take()
+        listeners, _ = await inherited.open("admin", str(config.admin.listen))
+        nursery.start_soon(serve_http, admin, listeners)
+        await self._front.listen(nursery, inherited, map(str, config.shim.listen))
+        inherited.check_none_left()
         swarm_at = [endpoint for address in config.swarm.listen for endpoint in _endpoints(address)]
         relay_sockets = listen_tcp(map(str, config.relay.listen))
         with ExitStack() as owned:
@@ -151,14 +154,15 @@ class _Agent:
         try:
             with relay:
                 self._reporter = Reporter(
-                    node, name, shims, self._clients, control, library, relays, relay, swarm, store, metrics
+                    node, name, shims, self._front.clients, control, library, relays, relay, swarm, store, metrics
                 )
                 self._explainer = Explainer(node, name, accounts, relays, store)
                 self._images = ImagePuller(library, parts)
-                self._shim = Shim(
+                shim = Shim(
                     library, elsewhere, metrics, default, login=config.shim.login, ours=lambda: (node, control.tracker)
                 )
                 parts.start_soon(control.run)
+                parts.start_soon(self._front.settle, shim, control)
                 parts.start_soon(self._reporter.sample)
                 parts.start_soon(service.watch_swarm)
                 parts.start_soon(service.watch_store)
@@ -193,13 +197,9 @@ class _Agent:
         self._renewal = Renewal(directory, identity, [control, tls.server, tls.client])
         return identity.key, control, tls
 
-    async def _serve_shim(self, request: Request, response: Response) -> None:
-        """The shim; until there is one, the 404 that sends a daemon to the origin instead of keeping it waiting."""
-        if self._shim is not None:
-            await self._clients.watch(self._shim, request, response)
-            return
-        error = NotFound(f"p2pdist isn't ready: {self._why_not_ready()[0]}")
-        await response.send(error.http_status, {"Content-Type": "application/json"}, error_body(error))
+    async def drain(self) -> None:
+        """Let go of the clients: see `Front.drain`. Everything else goes on meanwhile."""
+        await self._front.drain(float(self._config.shim.drain))
 
     async def _status(self, request: Request, response: Response) -> None:
         if self._reporter is None:
@@ -217,11 +217,12 @@ class _Agent:
         await self._images.handle(request, response)
 
     def _why_not_ready(self) -> list[str]:
+        draining = self._front.why_not_ready()
         if self._reporter is not None:
-            return self._reporter.why_not_ready()
+            return draining + self._reporter.why_not_ready()
         if self._renewal is None:
-            return [f"not enrolled yet: waiting for the tracker {self._config.tracker.address}"]
-        return ["the agent is starting"]
+            return [*draining, f"not enrolled yet: waiting for the tracker {self._config.tracker.address}"]
+        return [*draining, "the agent is starting"]
 
     def _refresh(self) -> None:
         if self._reporter is not None:

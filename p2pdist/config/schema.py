@@ -114,6 +114,7 @@ class Shim(Section, frozen=True, kw_only=True):
     """Where the local container daemon asks."""
 
     listen: tuple[Address, ...] = (Address("127.0.0.1:7500"),)
+    drain: Seconds = Seconds(10)
     default_upstream: RegistryHost | None = None
     login: bool = False
 

@@ -7,6 +7,7 @@ with unread bytes in it makes the kernel send a reset.
 """
 
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ import h11
 import trio
 
 from p2pdist.core.errors import InvalidInput, P2PDistError
+from p2pdist.http.closing import FRESH_SECONDS, Closing
 from p2pdist.http.headers import Headers
 from p2pdist.http.limits import Limits
 from p2pdist.http.request import BadRequest, BodyTooLarge, Request, RequestTimeout, Target
@@ -37,7 +39,7 @@ class Connection:
     """Serves one connected socket, which it owns and closes.
 
     `idle` is entered while the connection waits for its next request, with a scope that the server may cancel when it
-    needs the place.
+    needs the place. When `closing` begins, the connection ends with the answer that is under way.
     """
 
     def __init__(
@@ -47,12 +49,15 @@ class Connection:
         limits: Limits,
         threads: trio.CapacityLimiter,
         idle: Callable[[trio.CancelScope], AbstractContextManager[None]],
+        closing: Closing,
     ) -> None:
         self._socket = stream.socket
         self._peer = _peer(stream.socket)
         self._handler = handler
         self._limits = limits
         self._idle = idle
+        self._closing = closing
+        self._fresh = True
         self._outlet = Outlet(stream.socket, limits.stall_seconds, threads)
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._body_parts: list[bytes] = []
@@ -77,7 +82,7 @@ class Connection:
 
     async def _next_exchange(self, watches: trio.Nursery) -> bool:
         """Handle one request; False when the connection ends."""
-        response = Response(self._protocol, self._outlet, head=False)
+        response = Response(self._protocol, self._outlet, self._closing, head=False)
         try:
             head = await self._receive_head()
             if head is None:
@@ -86,10 +91,12 @@ class Connection:
         except InvalidInput as error:
             await self._refuse(response, error)
             return False
-        response = Response(self._protocol, self._outlet, head=head.method == b"HEAD")
-        await self._exchange(watches, head, target, response)
-        await response.finish()
-        return self._protocol.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
+        response = Response(self._protocol, self._outlet, self._closing, head=head.method == b"HEAD")
+        with self._closing.answer():
+            await self._exchange(watches, head, target, response)
+            await response.finish()
+        self._fresh = False
+        return not self._closing.begun and self._protocol.states == {h11.CLIENT: h11.DONE, h11.SERVER: h11.DONE}
 
     async def _exchange(self, watches: trio.Nursery, head: h11.Request, target: Target, response: Response) -> None:
         """Run the handler, and beside it, once the request is complete, the watch for a hang-up that cancels it."""
@@ -189,10 +196,18 @@ class Connection:
         return event
 
     async def _wait_for_request(self) -> bool:
+        grace_seconds = FRESH_SECONDS if self._fresh else 0.0
         with trio.move_on_after(self._limits.idle_seconds) as scope, self._idle(scope):
-            await trio.lowlevel.wait_readable(self._socket)
+            with self._closing.ends(scope, grace_seconds):
+                await trio.lowlevel.wait_readable(self._socket)
             return True
-        return False
+        return self._closing.begun and self._something_arrived()
+
+    def _something_arrived(self) -> bool:
+        """Whether a request came in the very moment in which the connection was to be closed."""
+        arrival = select.poll()
+        arrival.register(self._socket.fileno(), select.POLLIN)
+        return bool(arrival.poll(0))
 
     def _take_body_that_is_here(self) -> None:
         """Learn, without waiting, whether the request is complete; mostly it has no body and is."""

@@ -10,6 +10,7 @@ from typing import cast
 
 import h11
 
+from p2pdist.http.closing import Closing
 from p2pdist.http.sending import Outlet
 
 
@@ -38,9 +39,10 @@ class Response:
     connection short of it.
     """
 
-    def __init__(self, protocol: h11.Connection, outlet: Outlet, *, head: bool) -> None:
+    def __init__(self, protocol: h11.Connection, outlet: Outlet, closing: Closing, *, head: bool) -> None:
         self._protocol = protocol
         self._outlet = outlet
+        self._closing = closing
         self._head = head
         self.status = 0
         """The status that was answered; 0 before."""
@@ -108,7 +110,7 @@ class Response:
 
     def _header(self, status: int, headers: Mapping[str, str]) -> bytes:
         fields = [("Date", formatdate(usegmt=True)), *headers.items()]
-        if self.last:
+        if self.last or self._closing.begun:
             fields.append(("Connection", "close"))
         header = self._protocol.send(h11.Response(status_code=status, headers=fields, reason=_reason(status)))
         self.status = status

@@ -4,12 +4,15 @@ What happens on a connection is in connection.py; this module knows how many the
 """
 
 import errno
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 
 import trio
 
+from p2pdist.http.closing import Closing
 from p2pdist.http.connection import Connection, Handler
 from p2pdist.http.limits import Limits
 from p2pdist.http.listeners import open_listeners
@@ -18,7 +21,7 @@ from p2pdist.http.response import Response
 from p2pdist.http.sending import ClientGone
 from p2pdist.telemetry.logging import get_logger
 
-__all__ = ["ClientGone", "Handler", "Limits", "Request", "Response", "open_listeners", "serve"]
+__all__ = ["ClientGone", "Closing", "Handler", "Limits", "Request", "Response", "open_listeners", "serve"]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _EXHAUSTED_PAUSE_SECONDS = 0.1
@@ -69,25 +72,29 @@ async def serve(
     listeners: Sequence[trio.SocketListener],
     *,
     limits: Limits | None = None,
+    closing: Closing | None = None,
+    held_open: bool = False,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer requests on `listeners` by `handler` until cancelled; closes them, and every connection by FIN.
 
+    When `closing` begins it returns by itself, as soon as all that it answers has gone out. Who waits in the kernel's
+    queue then is taken in and served, unless the listeners are `held_open` by somebody else, for whoever comes next.
     A handler that raises a `P2PDistError` before it has answered answers with the error's HTTP status and sentence.
     """
-    limits = limits or Limits()
+    limits, closing = limits or Limits(), closing or Closing()
     places = _Places(limits.connections)
     threads = trio.CapacityLimiter(limits.send_threads)
 
     async def run_connection(stream: trio.SocketStream) -> None:
         try:
-            await Connection(stream, handler, limits, threads, places.idle).serve()
+            await Connection(stream, handler, limits, threads, places.idle, closing).serve()
         finally:
             places.give_back()
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:
-            nursery.start_soon(_accept_all, listener, places, nursery, run_connection)
+            nursery.start_soon(_accept_all, listener, places, nursery, run_connection, closing, held_open)
         task_status.started()
 
 
@@ -96,17 +103,41 @@ async def _accept_all(
     places: _Places,
     nursery: trio.Nursery,
     run_connection: Callable[[trio.SocketStream], Awaitable[None]],
+    closing: Closing,
+    held_open: bool,
 ) -> None:
+    async def take_in(stream: trio.SocketStream) -> None:
+        try:
+            await places.take()
+        except trio.Cancelled:
+            stream.socket.close()
+            raise
+        _prepare(stream)
+        nursery.start_soon(run_connection, stream)
+
     async with listener:
+        while not closing.begun:
+            stream = None
+            with trio.CancelScope() as scope, closing.ends(scope):
+                stream = await _accept(listener)
+            if stream is not None:
+                await take_in(stream)
+        if not held_open:
+            for stream in _queued(listener):
+                await take_in(stream)
+
+
+def _queued(listener: trio.SocketListener) -> Iterator[trio.SocketStream]:
+    """The connections that nobody has accepted yet; closing their listener would reset them."""
+    with socket.socket(fileno=os.dup(listener.socket.fileno())) as same:
+        same.setblocking(False)
         while True:
-            stream = await _accept(listener)
             try:
-                await places.take()
-            except trio.Cancelled:
-                stream.socket.close()
-                raise
-            _prepare(stream)
-            nursery.start_soon(run_connection, stream)
+                accepted, _ = same.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 def _prepare(stream: trio.SocketStream) -> None:

@@ -87,12 +87,15 @@ class Daemon:
         assert self._process is not None, f"{self.name} was never started"
         return self._process
 
-    def start(self, launcher: Sequence[str | Path] = ()) -> None:
-        """Start it, through a program that ends by exec where one is given; it isn't ready yet."""
+    def start(self, launcher: Sequence[str | Path] = (), descriptors: Sequence[int] = ()) -> None:
+        """Start it, through a program that ends by exec where one is given; it isn't ready yet.
+
+        It inherits `descriptors`.
+        """
         assert self._process is None or not self._process.running, f"{self.name} runs already"
         self.config.write_text(toml(self.settings))
         argv: list[str | Path] = [*launcher, P2PDIST, self.command, "--config", self.config]
-        self._process = self.place.start(argv, self.log)
+        self._process = self.place.start(argv, self.log, descriptors)
 
     def wait_ready(self) -> None:
         """Return once /readyz says so."""

@@ -41,11 +41,12 @@ class Place:
             return list(range(_FIRST_PORT, _FIRST_PORT + count))
         return _loopback_ports[self.loopback].take(count)
 
-    def start(self, argv: Sequence[str | Path], log: Path) -> Process:
-        """Start a program here."""
+    def start(self, argv: Sequence[str | Path], log: Path, descriptors: Sequence[int] = ()) -> Process:
+        """Start a program here; only on this machine's loopback can it inherit `descriptors`."""
         if self.host:
+            assert not descriptors
             return self.host.start(argv, log=log, environment=_NO_PROXY)
-        return Process(argv, log=log, environment=_NO_PROXY)
+        return Process(argv, log=log, environment=_NO_PROXY, descriptors=descriptors)
 
     def connect(self, address: str, port: int, timeout_seconds: float = _HTTP_SECONDS) -> socket.socket:
         """A connection from here."""

@@ -69,12 +69,16 @@ def test_the_examples_pass_the_check(name: str, capsys: pytest.CaptureFixture[st
     assert name in capsys.readouterr().out
 
 
+def _settings(unit: str) -> dict[str, str]:
+    text = (_CONFIGS / "systemd" / unit).read_text()
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
+
+
 @pytest.mark.parametrize("name", ["tracker", "agent"])
 def test_units_start_what_there_is(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unit = (_CONFIGS / "systemd" / f"p2pdist-{name}.service").read_text()
-    settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and not line.startswith("#"))
+    settings = _settings(f"p2pdist-{name}.service")
     program, command, option, file = shlex.split(settings["ExecStart"])
     assert (Path(program).name, command, option) == ("p2pdist", name, "--config")
     assert Path(file).name == f"{name}.toml"
@@ -90,3 +94,10 @@ def test_every_runtime_is_sent_to_the_address_of_the_shim() -> None:
     assert json.loads((_CONFIGS / "docker" / "daemon.json").read_text()) == {"registry-mirrors": [f"http://{_SHIM}"]}
     for registry in read_toml(_CONFIGS / "podman" / "registries.conf")["registry"]:
         assert registry["mirror"] == [{"location": f"{_SHIM}/{registry['prefix']}", "insecure": True}]
+
+
+def test_the_socket_unit_holds_the_shim_and_the_service_has_time_to_drain() -> None:
+    held = _settings("p2pdist-agent.socket")
+    assert (held["ListenStream"], held["FileDescriptorName"]) == (_SHIM, "shim")
+    stop_seconds = int(_settings("p2pdist-agent.service")["TimeoutStopSec"].removesuffix("s"))
+    assert stop_seconds >= AgentConfig.default("t:1").shim.drain + 5
