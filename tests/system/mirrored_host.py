@@ -122,7 +122,9 @@ class MirroredPodman:
         self._directory = directory
 
     def _podman(self, *arguments: str) -> str:
-        places = ["--root", self._directory / "root", "--runroot", self._directory / "run", "--storage-driver", "vfs"]
+        places = ["--root", self._directory / "root", "--runroot", self._directory / "run"]
+        # Without a place of its own for locks it would share those of every other Podman of the machine.
+        places += ["--tmpdir", self._directory / "tmp", "--storage-driver", "vfs", "--events-backend", "none"]
         return run([*self._launcher, "podman", *places, *arguments], self._environment)
 
     def pull(self, reference: str) -> None:
