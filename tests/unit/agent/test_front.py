@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
+import trio.testing
 
 from p2pdist.agent.front import Front
 from p2pdist.http.activation import Inherited
@@ -60,6 +61,7 @@ async def test_a_request_waits_for_an_agent_that_starts() -> None:
         assert early.cancelled_caught
         tracker.connected.set()
         assert (await client.answer()).body == b"shim"
+        await trio.testing.wait_all_tasks_blocked()
         assert [name.name for client in front.clients.report() if (name := client.manifest)] == ["app:1"]
 
 

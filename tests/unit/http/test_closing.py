@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
+import trio.testing
 
 from p2pdist.http.closing import Closing
 from p2pdist.http.server import Request, Response, open_listeners, serve
