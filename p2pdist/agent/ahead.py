@@ -77,7 +77,8 @@ class Ahead:
         chosen = []
         left_bytes = AHEAD_BYTES - sum(image.ahead.values())
         for layer in image.layers[position:]:
-            if here(layer.digest) or layer.digest in image.ahead:
+            # What has URLs of its own its registry may not give away.
+            if layer.urls or here(layer.digest) or layer.digest in image.ahead:
                 continue
             left_bytes -= layer.size_bytes
             tiny = sum(size_bytes < TINY_BYTES for size_bytes in image.ahead.values())

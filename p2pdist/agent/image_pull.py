@@ -119,7 +119,8 @@ class _Run:
                     failures.append(error)
 
         async with trio.open_nursery() as nursery:
-            for blob in {blob.digest: blob for blob in blobs}.values():
+            # What has URLs of its own its registry may not give away; daemons get it from there.
+            for blob in {blob.digest: blob for blob in blobs if not blob.urls}.values():
                 nursery.start_soon(one, blob)
         if failures:
             raise failures[0]

@@ -1,9 +1,11 @@
 """Manifests and indexes: OCI image spec ("Image Manifest", "Image Index") and docker's schema 2 of both.
 
 Strict about what we rely on (digests, sizes, media types, one unambiguous kind), tolerant of fields that we don't know:
-the bytes that go on to a daemon are always the origin's own. Pure: doesn't know where the bytes come from.
+the bytes that go on to a daemon are always the origin's own. A registry may hold manifests of any media type; of those
+that we don't know it is only known that they are JSON objects. Pure: doesn't know where the bytes come from.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,8 @@ _INDEXES = (OCI_INDEX, DOCKER_LIST)
 MANIFEST_MEDIA_TYPES = (*_INDEXES, *_MANIFESTS)
 """What we ask a registry for, and what `parse_manifest` reads."""
 
+_OTHER = re.compile(r"application/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+_DOCKER_V1 = "application/vnd.docker.distribution.manifest.v1"
 _SAYS_NOTHING = ("", "application/json", "application/octet-stream", "binary/octet-stream", "text/plain")
 
 
@@ -99,34 +103,51 @@ def parse_manifest(body: bytes, media_type: str = "", digest: Digest | None = No
     """What `body` says; `media_type` is what it came with (a Content-Type line), `digest` what it must hash to.
 
     A media type that says nothing (`application/json`) gives way to the one in the document, and that to the
-    document's shape. Raises `ManifestInvalid` when the body is over 4 MiB, doesn't match, isn't JSON, or isn't a
-    manifest of one of `MANIFEST_MEDIA_TYPES`.
+    document's shape. One of a media type that isn't among `MANIFEST_MEDIA_TYPES` names nothing, as far as we know.
+    Raises `ManifestInvalid` when the body is over 4 MiB, doesn't match, isn't a JSON object, isn't what its media type
+    says, or when that isn't one of manifests at all.
     """
     if len(body) > MAX_MANIFEST_BYTES:
         raise ManifestInvalid(f"a manifest of {len(body)} bytes is over the limit of {MAX_MANIFEST_BYTES}")
     if digest is not None and (actual := Digest.of(body, digest.algorithm)) != digest:
         raise ManifestInvalid(f"the manifest that came has the digest {actual}, asked for was {digest}")
+    came_as = media_type.partition(";")[0].strip().lower()
     try:
+        if _is_other(came_as):
+            return _other(msgspec.json.decode(body, type=dict[str, Any]), came_as)
         document = _DECODER.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ManifestInvalid(f"the manifest isn't valid: {error}; it starts {bytes(body[:60])!r}") from None
-    kind = _kind(document, media_type.partition(";")[0].strip().lower())
+    kind = _kind(document, came_as)
+    if _is_other(kind):
+        return Manifest(kind, None, ())
     try:
         return _index(document, kind) if kind in _INDEXES else _manifest(document, kind)
     except InvalidInput as error:
         raise ManifestInvalid(f"the manifest isn't valid: {error}") from None
 
 
+def _other(document: dict[str, Any], came_as: str) -> Manifest:
+    said = document.get("mediaType", came_as)
+    if said != came_as:
+        raise ManifestInvalid(f"the manifest came as {came_as} but says that it is {str(said)[:140]!r}")
+    return Manifest(came_as, None, ())
+
+
+def _is_other(media_type: str) -> bool:
+    """Whether it may be a media type of manifests, of which we don't know what they say."""
+    known = (*MANIFEST_MEDIA_TYPES, *_SAYS_NOTHING)
+    return _OTHER.fullmatch(media_type) is not None and media_type not in known and _DOCKER_V1 not in media_type
+
+
 def _kind(document: _Document, came_as: str) -> str:
     """The media type of `document`: as it came, as it says, or by its shape."""
     said = document.media_type
-    if document.fs_layers is not None or (came_as or said).startswith(
-        "application/vnd.docker.distribution.manifest.v1"
-    ):
+    if document.fs_layers is not None or (came_as or said).startswith(_DOCKER_V1):
         raise ManifestInvalid("the manifest is docker's schema 1, which isn't supported; push the image again as OCI")
     if came_as in _SAYS_NOTHING:
         came_as = said or _shape(document)
-    if came_as not in MANIFEST_MEDIA_TYPES:
+    if came_as not in MANIFEST_MEDIA_TYPES and not _is_other(came_as):
         raise ManifestInvalid(f"{came_as[:140]!r} isn't a media type of manifests")
     if said and (said in _INDEXES) != (came_as in _INDEXES):
         raise ManifestInvalid(f"the manifest came as {came_as} but says that it is {said[:140]!r}")

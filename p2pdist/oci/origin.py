@@ -31,7 +31,7 @@ from p2pdist.oci.upstream import Upstream
 
 __all__ = ["FetchedBlob", "FetchedManifest", "OriginClient", "RangesIgnored", "Upstream"]
 
-_ACCEPT = {"Accept": ", ".join(MANIFEST_MEDIA_TYPES)}
+_ACCEPT = {"Accept": ", ".join((*MANIFEST_MEDIA_TYPES, "*/*;q=0.1"))}
 _HEAD_UNSUPPORTED = (400, 405, 501)
 _THREADS = 64
 

@@ -3,6 +3,7 @@
 Three kinds: open to all, `htpasswd` (Basic), and tokens (Bearer, with a token server of ours).
 """
 
+import hashlib
 import json
 import shutil
 import ssl
@@ -89,6 +90,22 @@ class Registry:
             Pusher(connection, authorization).push(content, repository, tag)
         finally:
             connection.close()
+
+    def upload(self, data: bytes, repository: str, algorithm: str) -> str:
+        """Upload a blob by a digest of this algorithm, which is returned; the registry must be open to all."""
+        digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+        connection = self._connect()
+        try:
+            connection.request("POST", f"/v2/{repository}/blobs/uploads/")
+            with connection.getresponse() as begun:
+                begun.read()
+            connection.request("PUT", f"{begun.headers['Location']}&digest={digest}", data)
+            with connection.getresponse() as done:
+                assert done.status == 201, done.read()
+                done.read()
+        finally:
+            connection.close()
+        return digest
 
     def write_docker_config(self, path: Path) -> Path:
         """Write a docker `config.json` that holds the account's password for the address of `url`."""

@@ -94,3 +94,10 @@ def test_a_layer_that_a_manifest_lists_twice_counts_once() -> None:
     ahead = Ahead()
     serve(ahead, layer(0), layer(1), layer(0), layer(1))
     assert ahead.following(*WHERE, layer(0).digest, nothing) == [layer(1)]
+
+
+def test_what_has_urls_of_its_own_is_left_to_who_asks_for_it() -> None:
+    foreign = Descriptor("application/x", Digest.of(b"foreign"), 100, urls=("https://example.test/layer",))
+    ahead, first, last = Ahead(), layer(1), layer(2)
+    serve(ahead, first, foreign, last)
+    assert ahead.following(*WHERE, first.digest, nothing) == [last]

@@ -76,6 +76,17 @@ def test_an_artifact_in_an_image_manifest_keeps_its_subject_and_urls() -> None:
     assert manifest.blobs[1].urls == ("https://example.com/l",)
 
 
+@pytest.mark.parametrize("document", [{"what": ["ever"]}, {"mediaType": "application/vnd.example.thing+json"}, image()])
+def test_a_manifest_of_another_media_type_names_nothing(document: object) -> None:
+    assert read(document, "Application/vnd.example.thing+json") == Manifest(
+        "application/vnd.example.thing+json", None, ()
+    )
+
+
+def test_a_document_may_say_itself_that_it_is_of_another_media_type() -> None:
+    assert read({"mediaType": "application/vnd.example.thing"}, "application/json").media_type.endswith("thing")
+
+
 @pytest.mark.parametrize("came_as", ["", "application/json", "text/plain; charset=utf-8"])
 @pytest.mark.parametrize(
     ("document", "kind"),
@@ -100,6 +111,10 @@ def test_a_media_type_that_says_nothing_gives_way_to_the_document(came_as: str, 
         ({"schemaVersion": 1, "fsLayers": []}, "", "schema 1"),
         (image(), "application/vnd.docker.distribution.manifest.v1+prettyjws", "schema 1"),
         (image(), "text/html", "text/html"),
+        ([], "application/vnd.example.thing", "isn't valid"),
+        ("x", "application/vnd.example.thing", "isn't valid"),
+        (image(mediaType=OCI_MANIFEST), "application/vnd.example.thing", "came as"),
+        ({}, "application/vnd.example.thing!/x", "isn't a media type"),
         (image(mediaType="text/html"), "", "text/html"),
         (image(mediaType=OCI_INDEX), OCI_MANIFEST, "came as"),
         (image(manifests=[]), OCI_MANIFEST, "ambiguous"),
