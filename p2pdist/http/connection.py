@@ -62,6 +62,7 @@ class Connection:
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.header_bytes)
         self._body_parts: list[bytes] = []
         self._body_complete = True
+        self._headers_only = False
 
     async def serve(self) -> None:
         """Answer requests until either side wants to end."""
@@ -82,16 +83,15 @@ class Connection:
 
     async def _next_exchange(self, watches: trio.Nursery) -> bool:
         """Handle one request; False when the connection ends."""
-        response = Response(self._protocol, self._outlet, self._closing, head=False)
         try:
             head = await self._receive_head()
             if head is None:
                 return False
             target = Target.parse(head.target.decode("latin-1"))
         except InvalidInput as error:
-            await self._refuse(response, error)
+            await self._refuse(error)
             return False
-        response = Response(self._protocol, self._outlet, self._closing, head=head.method == b"HEAD")
+        response = self._response()
         with self._closing.answer():
             await self._exchange(watches, head, target, response)
             await response.finish()
@@ -172,16 +172,21 @@ class Connection:
         else:
             await response.send(status, {"Content-Type": "text/plain; charset=utf-8"}, f"{sentence}\n".encode())
 
-    async def _refuse(self, response: Response, error: InvalidInput) -> None:
+    def _response(self) -> Response:
+        return Response(self._protocol, self._outlet, self._closing, head=self._headers_only)
+
+    async def _refuse(self, error: InvalidInput) -> None:
         """Answer a request that can't be handled, and end the connection: where the next one begins is unknown."""
         log.debug("request_refused", peer=self._peer, error=error)
         if self._protocol.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
+        response = self._response()
         response.last = True
         await self._fail(response, error.http_status, str(error))
 
     async def _receive_head(self) -> h11.Request | None:
         """The next request's header; None at the end of the connection, or when no request comes in time."""
+        self._headers_only = False
         if not self._protocol.trailing_data[0] and not await self._wait_for_request():
             return None
         with trio.move_on_after(self._limits.header_seconds) as scope:
@@ -190,6 +195,7 @@ class Connection:
             raise RequestTimeout(f"the request's header didn't arrive within {self._limits.header_seconds:g} s")
         if not isinstance(event, h11.Request):
             return None
+        self._headers_only = event.method == b"HEAD"
         self._body_parts = []
         self._body_complete = False
         self._take_body_that_is_here()
