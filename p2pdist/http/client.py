@@ -64,6 +64,10 @@ class ConnectionBroken(Unavailable):
     """A connection ended, or nothing came over it for too long, before the answer was whole."""
 
 
+class Stalled(ConnectionBroken):
+    """Nothing came over a connection for too long."""
+
+
 @dataclass(slots=True, eq=False)
 class _Link:
     """A connection and what it leads to."""
@@ -221,6 +225,7 @@ class HttpClient:
         via: str = "",
     ) -> None:
         self._dialer = Dialer(_tls_context(ca_file), timeout_seconds, resolver)
+        self._timeout_seconds = timeout_seconds
         self._proxies = Proxies.from_environment() if proxies is None else proxies
         self._pool = _Pool()
         self._via = via
@@ -234,8 +239,11 @@ class HttpClient:
         interrupt: Interrupt,
         body: bytes | PassedBody | None = None,
         public_only: bool = False,
+        wait_seconds: float | None = None,
     ) -> Exchange:
         """Send a request and wait for the head of its answer, whatever the status.
+
+        `wait_seconds` limits every single wait for bytes on the connection further than the client's timeout does.
 
         A server may answer before it has read the body; the rest isn't sent then. `public_only`: not to an address
         that only we reach, since a server of the internet leads us there; raises `LeadsInside`.
@@ -243,13 +251,16 @@ class HttpClient:
         Raises `ConnectFailed`, `ConnectionBroken`, `ProtocolError` for what isn't HTTP, and `Interrupted`.
         """
         proxy = self._proxies.for_url(url)
+        wait = self._timeout_seconds if wait_seconds is None else min(wait_seconds, self._timeout_seconds)
         with _explained(url, interrupt):
             if body is None and (link := self._pool.take((url.origin, proxy), public_only=public_only)):
+                link.socket.settimeout(wait)
                 try:
                     return self._exchange(link, method, url, headers, interrupt, None)
                 except _CLOSED_WHILE_IDLE:
                     interrupt.check()
             connection, inside = self._dialer.dial(url, proxy, interrupt, public_only=public_only)
+            connection.settimeout(wait)
             opened = http.client.HTTPConnection(url.host, url.port)
             opened.sock = connection
             link = _Link((url.origin, proxy), connection, opened, inside)
@@ -326,7 +337,7 @@ def _explained(url: Url, interrupt: Interrupt) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise ConnectionBroken(f"{url.shown} didn't answer in time") from error
+        raise Stalled(f"{url.shown} didn't answer in time") from error
     except (OSError, http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
         interrupt.check()
         raise ConnectionBroken(f"the connection for {url.shown} broke: {error or type(error).__name__}") from error

@@ -1,15 +1,16 @@
 """The bytes of one blob, in order, over as many connections as it takes. Runs in a worker thread.
 
 What came before a connection broke stays; the rest is asked for with a Range, as long as every attempt brings something
-new. Whether the bytes are right isn't known here: who receives them hashes them.
+new. A blob is asked for because a manifest names it, so the origin is believed that it doesn't have it, or doesn't give
+it, when it says so twice. Whether the bytes are right isn't known here: who receives them hashes them.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from p2pdist.core.errors import P2PDistError, ProtocolError
-from p2pdist.http.client import ConnectionBroken, Exchange
+from p2pdist.core.errors import Denied, NotFound, P2PDistError, ProtocolError
+from p2pdist.http.client import ConnectionBroken, Exchange, Stalled
 from p2pdist.http.content_range import parse_content_range
 from p2pdist.oci.call import Call
 from p2pdist.oci.session import OriginSession
@@ -97,6 +98,7 @@ class BlobStream:
         self._private = False
         self._received = 0
         self._honours_ranges: bool | None = None
+        self._refused = False
         self._pace = Pace()
         self._view = memoryview(bytearray(_BUFFER_BYTES))
 
@@ -106,9 +108,16 @@ class BlobStream:
             before = self._position
             try:
                 self._attempt()
-            except ConnectionBroken:
+            except ConnectionBroken as error:
                 if self._position == before:
+                    self._call.failed(error)
+                elif isinstance(error, Stalled):
+                    self._call.stalled()
+                continue
+            except (Denied, NotFound):
+                if self._refused:
                     raise
+                self._refused = True
                 continue
             if self._size is not None and self._position >= self._limit(self._size):
                 return FetchedBlob(self._size, self._private, self._call.requests, self._received, self._honours_ranges)

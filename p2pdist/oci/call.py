@@ -8,11 +8,15 @@ from typing import Self
 
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import P2PDistError, Unavailable
+from p2pdist.http.client import ConnectionBroken
 from p2pdist.http.interrupt import Interrupt, Interrupted
 from p2pdist.oci.reference import Repository, Tag
 
 _MAX_WAITS = 6
 _SHORTEST_WAIT_SECONDS = 0.2
+_PATIENCE_SECONDS = (3.0, 10.0, 30.0)
+"""How long to wait for bytes: most that don't come in the first seconds are due on a connection that is dead."""
+_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class Call:
-    """How many requests an operation made, how long it waited on the origin's behalf, and what ends it early.
+    """How many requests an operation made, what failed, how long it waited for the origin, and what ends it early.
 
     `set_limit` has the operation called off when it doesn't change the limit again within so many seconds.
     """
@@ -82,6 +86,7 @@ class Call:
     set_limit: Callable[[float], None]
     interrupt: Interrupt = field(default_factory=Interrupt)
     requests: int = 0
+    failures: int = 0
     waits: int = 0
     waited_seconds: float = 0.0
 
@@ -93,6 +98,23 @@ class Call:
             yield
         finally:
             self.set_limit(math.inf)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long nothing may come over a connection; longer after each failure."""
+        return _PATIENCE_SECONDS[self.failures]
+
+    def failed(self, error: P2PDistError) -> None:
+        """A request came to nothing: returns when another is worth trying, and raises `error` when none is."""
+        if self.failures == len(_PATIENCE_SECONDS) - 1:
+            raise error
+        self.failures += 1
+        if not isinstance(error, ConnectionBroken):
+            self.interrupt.wait(_AGAIN_SECONDS * self.failures)
+
+    def stalled(self) -> None:
+        """A connection brought something, and then nothing any more."""
+        self.failures = min(self.failures + 1, len(_PATIENCE_SECONDS) - 1)
 
     def wait(self, asked_seconds: float | None) -> None:
         """Wait as long as the origin asked (None: it didn't say); raises `Unavailable` when that is too long."""

@@ -35,7 +35,12 @@ def follow(
         authorized = {"Authorization": authorization} if authorization and visited[-1].origin == url.origin else {}
         call.requests += 1
         exchange = http.request(
-            method, visited[-1], {**headers, **authorized}, interrupt=call.interrupt, public_only=public_only
+            method,
+            visited[-1],
+            {**headers, **authorized},
+            interrupt=call.interrupt,
+            public_only=public_only,
+            wait_seconds=call.patience_seconds,
         )
         if exchange.status not in _REDIRECTS:
             return exchange

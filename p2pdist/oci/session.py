@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from p2pdist.core.errors import BlobUnknown, Denied, ManifestUnknown, P2PDistError, ProtocolError, Unavailable
 from p2pdist.http.client import ConnectionBroken, Exchange, HttpClient
+from p2pdist.http.dial import ConnectFailed
 from p2pdist.http.retry_after import parse_retry_after
 from p2pdist.oci.authorizer import Authorizer, Grant
 from p2pdist.oci.bearer import BearerToken
@@ -20,6 +21,7 @@ from p2pdist.oci.upstream import Upstream
 _MAX_ERROR_BYTES = 64 * 1024
 _FINE = (200, 206)
 _TRY_LATER = (429, 503)
+_FAILURES = (500, 502, 504)
 _MAYBE_WITH_MORE = (401, 403, 404, 429)
 
 
@@ -55,18 +57,25 @@ class OriginSession:
     def send(self, method: str, headers: Mapping[str, str], call: Call, *, tolerated: Collection[int] = ()) -> Answer:
         """GET or HEAD what `call` wants; an answer of status 200, 206 or one of `tolerated`.
 
-        Waits and asks again, within the call's limits, when the origin has no time. Raises `Denied` (`Unauthorized`
-        where a token of somebody's could help), `ManifestUnknown`, `BlobUnknown`, `Unavailable` or
-        `ProtocolError`, which name what was wanted.
+        Waits and asks again, within the call's limits, when a connection fails or the origin fails or has no time.
+        Raises `Denied` (`Unauthorized` where a token of somebody's could help), `ManifestUnknown`, `BlobUnknown`,
+        `Unavailable` or `ProtocolError`, which name what was wanted.
         """
         with call.wanted.explaining():
             while True:
-                with call.within(self._head_seconds):
-                    exchange, grant = self._authorized(method, headers, call)
+                try:
+                    with call.within(self._head_seconds):
+                        exchange, grant = self._authorized(method, headers, call)
+                except (ConnectionBroken, ConnectFailed) as error:
+                    call.failed(error)
+                    continue
                 if exchange.status in _FINE or exchange.status in tolerated:
                     return Answer(exchange, grant is not None and grant.private)
                 with exchange, call.within(self._head_seconds):
                     body = _start(exchange)
+                if exchange.status in _FAILURES:
+                    call.failed(self._refusal(exchange, body, call))
+                    continue
                 if exchange.status not in _TRY_LATER:
                     raise self._refusal(exchange, body, call)
                 call.wait(parse_retry_after(exchange.headers.get("retry-after", ""), datetime.now(UTC)))

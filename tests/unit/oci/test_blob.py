@@ -167,11 +167,18 @@ async def test_a_weak_etag_isnt_used(server: OriginServer, origin: OriginClient)
 
 
 async def test_no_progress_ends_it_and_what_came_stays(server: OriginServer, origin: OriginClient) -> None:
-    server.script(PATH, cut(1000), cut(0))
+    server.script(PATH, cut(1000), cut(0), cut(0), cut(0))
     receiver = Receiver()
     with pytest.raises(Unavailable, match=f"blob {DIGEST} of docker.io/library/app: .*cut after 0 of"):
         await receiver.fetch(origin)
     assert receiver.data == DATA[:1000]
+
+
+async def test_a_connection_that_brings_nothing_is_given_another(server: OriginServer, origin: OriginClient) -> None:
+    server.script(PATH, cut(0), cut(1000), cut(0), oci_error(404, "BLOB_UNKNOWN"))
+    receiver = Receiver()
+    await receiver.fetch(origin)
+    assert receiver.data == DATA
 
 
 async def test_a_byte_an_attempt_ends_too(server: OriginServer, origin: OriginClient) -> None:
@@ -219,7 +226,7 @@ def part(content_range: str, body: bytes = DATA[10:]) -> Reply:
 async def test_a_bad_answer_is_a_clear_error(
     server: OriginServer, origin: OriginClient, step: Reply, error: type[P2PDistError], why: str
 ) -> None:
-    server.script(PATH, step)
+    server.script(PATH, *[step] * 3)
     receiver = Receiver()
     with pytest.raises(error, match=why) as caught:
         await receiver.fetch(origin, 10)

@@ -422,7 +422,7 @@ async def test_an_agent_s_patience_outlasts_a_slow_origin(
         origin.closing.wait(0.9)
         return refusal
 
-    origin.script(path, slow)
+    origin.script(path, slow, refusal)
     async with tracker_with(config_of(tmp_path, origin.url)) as tracker, trio.open_nursery() as tasks:
         listener = Nobody(Host("a", 0))
         link = ControlLink("127.0.0.1", control_port(tracker), lambda: None, listener)

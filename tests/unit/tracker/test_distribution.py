@@ -259,9 +259,9 @@ async def test_an_origin_that_gives_nothing_is_told_to_all_who_wait(
 @pytest.mark.parametrize(
     ("steps", "code"),
     [
-        ([cut(1 << 20), oci_error(404, "BLOB_UNKNOWN")], "BLOB_UNKNOWN"),
+        ([cut(1 << 20), *[oci_error(404, "BLOB_UNKNOWN")] * 2], "BLOB_UNKNOWN"),
         ([cut(1 << 20), *[cut(0)] * 20], "UNAVAILABLE"),
-        ([lambda _, good: replace(good, hang_after=1 << 20), Reply(hang_after=-1)], "UNAVAILABLE"),
+        ([lambda _, good: replace(good, hang_after=1 << 20), *[Reply(hang_after=-1)] * 3], "UNAVAILABLE"),
         ([lambda _, good: replace(good, body=good.body[:-1] + b"!")], "DIGEST_INVALID"),
         ([cut(1 << 20), lambda _, good: replace(good, headers={"Content-Range": "bytes 0-1/2"})], "UNKNOWN"),
     ],
