@@ -46,6 +46,7 @@ SIGN_SECONDS = 2.0
 """How long a tracker may owe an answer to a beat when something is awaited; a lease is for when nothing is."""
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 15.0
+_PAUSE_GROWTH = 1.5
 _REFUSED_PAUSE_SECONDS = 60.0
 _FAREWELL_SECONDS = 1.0
 _LONGEST_LEASE_SECONDS = 3600.0
@@ -138,7 +139,7 @@ class ControlLink:
             except trio.BrokenResourceError:
                 return  # the connection is ending
 
-    def demand_sign(self, quiet_seconds: float = QUIET_SECONDS) -> None:
+    def demand_sign(self, quiet_seconds: float) -> None:
         """What should come doesn't: see whether a tracker that says nothing for `quiet_seconds` is there at all.
 
         To be called again while nothing comes. A connection on which it owes a sign of life for SIGN_SECONDS is closed:
@@ -182,7 +183,7 @@ class ControlLink:
                     with trio.move_on_after(QUIET_SECONDS) as quiet:
                         await question.done.wait()
                     if quiet.cancelled_caught:
-                        self.demand_sign()
+                        self.demand_sign(QUIET_SECONDS)
         finally:
             del self._questions[number]
         if question.error is not None:
@@ -204,7 +205,7 @@ class ControlLink:
             wait = (_REFUSED_PAUSE_SECONDS if self._refused else pause) * random.uniform(0.5, 1.5)
             log.warning("tracker_lost", tracker=self.address, reason=self.last_error, again_seconds=round(wait, 2))
             await trio.sleep(wait)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            pause = min(pause * _PAUSE_GROWTH, _LONGEST_PAUSE_SECONDS)
 
     async def _one_connection(self) -> str:
         """One connection, from dialling to its end; why it ended, nothing if the tracker closed it."""
@@ -376,7 +377,8 @@ class ControlLink:
         self._queue.close()
         self._queue = self._scope = None
         self._writing = False
-        self.since = trio.current_time()
+        # One that hung was gone since its last word.
+        self.since = self._heard_at if self._useless else trio.current_time()
         for question in self._questions.values():
             question.error = Unavailable(f"the connection to the tracker {self.address} broke before it answered")
             question.done.set()

@@ -24,7 +24,7 @@ QUIET_SECONDS_A_MEMBER = 0.001
 STALLED_SECONDS = 60.0
 SWARM_IDLE_SECONDS = 5.0
 SWARM_TRIES = 2
-LACKING_TRIES = 8
+LACKING_TRIES = 3
 FRUITLESS_TRIES = 5
 JOIN_SECONDS = 15.0
 GAP_PIECES = 16
@@ -89,7 +89,8 @@ def judge(progress: Progress) -> Verdict:
         and progress.overdue_seconds < progress.gap_seconds
     ):
         return Verdict.WAIT
-    if progress.lacking_tries >= LACKING_TRIES and progress.idle_seconds >= ORPHAN_SECONDS:
+    standstill = max(ORPHAN_SECONDS, 2 * progress.patience_seconds)
+    if progress.lacking_tries >= LACKING_TRIES and progress.idle_seconds >= standstill:
         return Verdict.RESCUE
     ago = progress.said_lacking_seconds_ago
     return Verdict.SAY_LACKING if ago is None or ago >= OVERDUE_SECONDS else Verdict.WAIT

@@ -193,7 +193,7 @@ class Distribution:
         holders = [
             holder
             for holder in self._fleet.holders(digest, besides=agent.node)
-            if not self.relaying.is_silent(holder.node)
+            if not self.relaying.is_silent(holder.node) and not self.relaying.is_severed(agent.node, holder.node)
         ]
         situation = Situation(
             live=live is not None,

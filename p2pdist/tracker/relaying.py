@@ -20,6 +20,7 @@ from p2pdist.telemetry.metrics import JoinAnswer
 from p2pdist.tracker.epochs import VERDICT_WINDOW_SECONDS, Epochs, Live, Steering
 from p2pdist.tracker.fleet import Agent
 from p2pdist.tracker.generation import Generation, Stage
+from p2pdist.tracker.severed import Severed
 from p2pdist.tracker.slowness import witnesses_needed
 from p2pdist.tracker.wishes import Claim, Wish, ended, failed
 from p2pdist.wire.messages import Dealt, Ended, Probe, Supply
@@ -59,6 +60,7 @@ class Relaying:
         self._live: dict[Digest, Live] = {}
         self._numbers: dict[int, Live] = {}
         self._probes: dict[str, trio.Event] = {}
+        self._severed = Severed()
 
     def get(self, digest: Digest) -> Live | None:
         """The generation of a blob that is under way."""
@@ -154,8 +156,9 @@ class Relaying:
         generation = live.generation
         wanted = [*PieceSet.from_bytes(generation.layout.count, missing)]
         log.info("fill_wanted", digest=generation.digest, agent=agent.member.name, pieces=len(wanted))
-        if live.supply is not None:
-            for dealer in generation.dealers_of(agent.node, wanted):
+        for dealer in generation.dealers_of(agent.node, wanted):
+            self._severed.lacks(number, agent.node, dealer, trio.current_time())
+            if live.supply is not None:
                 self.silent(agent, dealer)
         self._epochs.order(live, generation.lacking(agent.node, wanted))
 
@@ -210,6 +213,10 @@ class Relaying:
         """Whether an agent gives no sign of life, so that nobody is to rely on it."""
         return self._epochs.slowness.is_silent(node)
 
+    def is_severed(self, agent: str, dealer: str) -> bool:
+        """Whether an agent can't get from another, although both live."""
+        return self._severed.between(agent, dealer, trio.current_time())
+
     def heard(self, node: str) -> None:
         """An agent gave a sign of life; whoever was left out for want of one is taken in again."""
         if node in self._probes:
@@ -223,6 +230,7 @@ class Relaying:
     def disconnected(self, node: str) -> None:
         """An agent's connection broke: relays go on without it."""
         self._epochs.slowness.heard(node)
+        self._severed.gone(node)
         for live in list(self._live.values()):
             live.wishes = [wish for wish in live.wishes if wish.node != node]
             self._drop(live, node)
@@ -353,6 +361,7 @@ class Relaying:
             return
         generation.stage = Stage.ENDED
         del self._live[generation.digest], self._numbers[generation.number]
+        self._severed.ended(generation.number)
         if live.supply is None:
             self._relay.close(generation.number)
         self._count(live)

@@ -245,6 +245,33 @@ async def test_silence_for_a_lease_ends_the_connection(bench: Bench) -> None:
     await bench.lost("no sign of life for a whole lease")
 
 
+async def test_a_tracker_that_hangs_is_given_up_when_something_is_awaited(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_module, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(control_module, "SIGN_SECONDS", 0.2)
+    line = await connected(bench)
+    answers: list[object] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.answer_of, answers)
+        # As long as it gives signs of life, the question has its time.
+        id_ = (await line.next(SizeWanted)).id
+        for _ in range(4):
+            await line.next(Beat)
+            await line.say(Beat())
+        assert bench.link.connected
+        await line.say(SizeIs(id_, 3))
+    assert answers == [SizeIs(id_, 3)]
+    began = trio.current_time()
+    with pytest.raises(Unavailable, match="broke before it answered"):
+        await bench.ask(20)
+    assert trio.current_time() - began < 5
+    await bench.lost("gave no sign of life for 0.2 s")
+    # It was gone since its last word, not since that was noticed.
+    assert trio.current_time() - bench.link.since > 0.2
+    await connected(bench)
+
+
 async def test_goodbye(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     line = await connected(bench)
     await line.say(Goodbye("restarting"))
