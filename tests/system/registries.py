@@ -47,7 +47,7 @@ class Registry:
         self._cleanup = ExitStack()
         self.token_url = ""
         self.tokens = TokenServer(ACCOUNT, public)
-        self.meter = Meter(self._connect)
+        self.meter = Meter(self.connect)
         self.url = ""
 
     def __enter__(self) -> Self:
@@ -75,7 +75,8 @@ class Registry:
         """Past the meter: for what nobody counts."""
         return f"http://{with_port(self._place.address, self._port)}"
 
-    def _connect(self) -> HTTPConnection:
+    def connect(self) -> HTTPConnection:
+        """A connection past the meter."""
         return self._place.http(self._place.address, self._port)
 
     def push(self, content: Image | Index, repository: str, tag: str) -> None:
@@ -85,7 +86,7 @@ class Registry:
             "htpasswd": ACCOUNT.authorization,
             "token": self.tokens.push_authorization(repository),
         }[self._auth]
-        connection = self._connect()
+        connection = self.connect()
         try:
             Pusher(connection, authorization).push(content, repository, tag)
         finally:
