@@ -5,6 +5,7 @@ cell has an image of its own. Afterwards the fault is lifted, everything must co
 pull failed must succeed with its next one.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -56,6 +57,7 @@ class Bench:
         self._cleanup = ExitStack()
         self._pullers: dict[Client, Puller] = {}
         self._usual: dict[tuple[Client, bool], float] = {}
+        self._ending = threading.Lock()
         self._images = 0
         self._passed_bytes = 0
         self._after_bytes: tuple[int, Callable[[], None]] | None = None
@@ -198,9 +200,10 @@ class Bench:
                 proxy.arm(cell.fault, SLOW_BYTES_A_SECOND)
 
         def end_agent() -> None:
-            self._agent.kill()
-            if cell.fault is Fault.RESTARTED:
-                self._agent.start()
+            with self._ending:
+                self._agent.kill()
+                if cell.fault is Fault.RESTARTED:
+                    self._agent.start()
 
         return end_agent if cell.where is Where.AGENT else arm
 
@@ -217,8 +220,10 @@ class Bench:
         self._origin.set(Plan("", 0))
         for proxy in [*self._to_tracker, *self._between]:
             proxy.disarm()
-        if not self._agent.process.running:
-            self._agent.start()
+        # A client notices sooner than whoever killed it that its agent is dead.
+        with self._ending:
+            if not self._agent.process.running:
+                self._agent.start()
         try:
             for agent in (self._agent, self._peer):
                 poll_until(lambda agent=agent: agent.is_ready(), f"{agent.name} is ready again", _WELL_SECONDS)
