@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -318,16 +318,23 @@ def _send_all(connection: socket.socket, body: PassedBody) -> bool:
     return True
 
 
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+@cache
+def _system_context() -> ssl.SSLContext:
+    """The one that trusts the system's authorities, shared by all clients: each costs most of a MiB."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(ca_file)
-        except (OSError, ValueError) as error:
-            raise InvalidInput(
-                f"the CA file {ca_file} can't be used: {error}; it must hold certificates in PEM"
-            ) from error
+    return context
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return _system_context()
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"the CA file {ca_file} can't be used: {error}; it must hold certificates in PEM") from error
     return context
 
 
