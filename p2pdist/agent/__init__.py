@@ -20,6 +20,7 @@ image_pull.py      POST /v1/pull: a whole image
 account.py         where the bytes of a pull came from and what it waited for; explain.py says it, explained.py in types
 front.py           the shim's listeners: before there is a shim, and while the agent drains
 clients.py         which client of the shim got what last
+checkup.py         what p2pdist doctor can't see from outside
 report.py          what the admin address says, as types; status.py says it
 guard.py           web pages don't use the admin address
 main.py            everything together, as a process

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from p2pdist.agent.account import Accounts
 from p2pdist.agent.arrival import Means
+from p2pdist.agent.checkup import CheckupReporter
 from p2pdist.agent.control import ControlLink
 from p2pdist.agent.enrol import identity_of, plain_is_fine
 from p2pdist.agent.explain import Explainer
@@ -35,7 +36,7 @@ from p2pdist.http.server import serve as serve_http
 from p2pdist.oci.credentials import credential_source
 from p2pdist.oci.origin import Upstream
 from p2pdist.pki import contexts
-from p2pdist.pki.identity import open_key
+from p2pdist.pki.identity import Identity, open_key
 from p2pdist.pki.peers import id_of
 from p2pdist.pki.vouch import Signer, Verifier
 from p2pdist.relay.node import RelayNode
@@ -70,6 +71,7 @@ class _Agent:
         self._store = store
         self._events = events
         self._explainer: Explainer | None = None
+        self._checker: CheckupReporter | None = None
         self._renewal: Renewal | None = None
         self._reporter: Reporter | None = None
         self._images: ImagePuller | None = None
@@ -85,6 +87,7 @@ class _Agent:
         host = config.admin.listen.host
         routes = {
             ("GET", "/v1/status"): commands_only(self._status, host),
+            ("GET", "/v1/checkup"): commands_only(self._checkup, host),
             ("GET", "/v1/explain"): commands_only(self._explain, host),
             ("POST", "/v1/pull"): commands_only(self._pull, host),
         }
@@ -157,6 +160,7 @@ class _Agent:
                     node, name, shims, self._front.clients, control, library, relays, relay, swarm, store, metrics
                 )
                 self._explainer = Explainer(node, name, accounts, relays, store)
+                self._checker = CheckupReporter(config, store, relays, self._identity)
                 self._images = ImagePuller(library, parts)
                 shim = Shim(
                     library, elsewhere, metrics, default, login=config.shim.login, ours=lambda: (node, control.tracker)
@@ -206,6 +210,11 @@ class _Agent:
             raise Unavailable(self._why_not_ready()[0])
         await self._reporter.handle(request, response)
 
+    async def _checkup(self, request: Request, response: Response) -> None:
+        if self._checker is None:
+            raise Unavailable(self._why_not_ready()[0])
+        await self._checker.handle(request, response)
+
     async def _explain(self, request: Request, response: Response) -> None:
         if self._explainer is None:
             raise Unavailable(self._why_not_ready()[0])
@@ -215,6 +224,9 @@ class _Agent:
         if self._images is None:
             raise Unavailable(self._why_not_ready()[0])
         await self._images.handle(request, response)
+
+    def _identity(self) -> Identity | None:
+        return self._renewal.identity if self._renewal is not None else None
 
     def _why_not_ready(self) -> list[str]:
         draining = self._front.why_not_ready()

@@ -6,6 +6,7 @@ need what we have. A bitmap means the table as it is when it arrives (a slot tha
 comes), so it becomes a ring at once, even while there is no file yet to take part with.
 """
 
+import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -121,6 +122,12 @@ class Relays:
         self._memberships: dict[int, Membership] = {}
         self._planned: dict[int, _Planned] = {}
         self._past = Totals()
+
+    def addresses(self, most: int) -> list[str]:
+        """Where some of the other agents take data connections, HOST:PORT."""
+        others = [member.relay for member in self._members.values() if member.node != self._node]
+        chosen = random.sample(others, min(most, len(others)))
+        return [f"[{each.host}]:{each.port}" if ":" in each.host else f"{each.host}:{each.port}" for each in chosen]
 
     # The table.
 

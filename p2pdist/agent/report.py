@@ -96,6 +96,32 @@ class Status(Struct, frozen=True, kw_only=True):
     clients: list[Client] = []
 
 
+class Certificate(Struct, frozen=True, kw_only=True):
+    """The agent's certificate; times are seconds since the epoch."""
+
+    name: str
+    not_before: float
+    renew_after: float
+    not_after: float
+
+
+class StoreSpace(Struct, frozen=True, kw_only=True):
+    """The store's place; `quota_bytes` is 0 without a quota."""
+
+    path: str
+    used_bytes: int
+    quota_bytes: int
+    free_bytes: int
+
+
+class Checkup(Struct, frozen=True, kw_only=True):
+    """The answer of `GET /v1/checkup`; `peers` are relay addresses (HOST:PORT) of some other agents."""
+
+    certificate: Certificate | None
+    store: StoreSpace
+    peers: list[str]
+
+
 class ManifestEvent(Struct, frozen=True, kw_only=True, tag_field="event", tag="manifest"):
     """A manifest, or an index, is there."""
 

@@ -21,6 +21,7 @@ COMMANDS = MappingProxyType(
         "agent": "run the agent of this host",
         "pull": "let the agent of this host have an image",
         "status": "what the agent of this host is doing",
+        "doctor": "what is wrong on this host, and what to do about it",
         "explain": "where the bytes of a blob came from, and what it waited for",
         "mirror": "let a container runtime ask the agent first; undo it",
         "config": "check a configuration, or show the one in effect",

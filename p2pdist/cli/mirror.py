@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def _install(args: argparse.Namespace) -> int:
     runtime, status = RUNTIMES[args.runtime], _agent_says(args.admin)
     known = tuple(status.upstreams) if status else ()
-    wish = Wish(args.shim or _shim(status), tuple(args.registries or known), named=args.registries is not None)
+    wish = Wish(args.shim or shim_of(status), tuple(args.registries or known), named=args.registries is not None)
     tree = HostTree(args.root)
     plan, changes = ledger.install(tree, runtime, wish, dry_run=args.dry_run)
     _show(changes, dry_run=args.dry_run)
@@ -103,7 +103,7 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     said = _agent_says(args.admin)
-    shim = args.shim or _shim(said)
+    shim = args.shim or shim_of(said)
     tree = HostTree(args.root)
     chosen = [RUNTIMES[name] for name in args.runtimes or RUNTIMES]
     readings = {runtime.name: runtime.reading(tree, shim) for runtime in chosen}
@@ -163,7 +163,8 @@ def _agent_says(admin: PeerAddress) -> Status | None:
         return None
 
 
-def _shim(status: Status | None) -> str:
+def shim_of(status: Status | None) -> str:
+    """Where runtimes of this host reach the agent."""
     return _reachable(status.shims[0]) if status and status.shims else _DEFAULT_SHIM
 
 
