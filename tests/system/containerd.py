@@ -13,6 +13,7 @@ from typing import Self
 from simulations.processes import Process
 from tests.system.clients import run
 from tests.system.images import Image
+from tests.system.tokens import Account
 
 SNAPSHOTTER = "native"
 _DISABLED = ["grpc.v1.cri", "internal.v1.opt", "internal.v1.tracing"]
@@ -72,10 +73,11 @@ class Containerd:
         hosts.parent.mkdir(parents=True, exist_ok=True)
         hosts.write_text(f'server = "http://127.0.0.1:9"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n')
 
-    def pull(self, reference: str, *, every_platform: bool = False) -> None:
+    def pull(self, reference: str, *, every_platform: bool = False, account: Account | None = None) -> None:
         """Pull and unpack `reference` through the mirror of its registry."""
-        platforms = ["--all-platforms"] if every_platform else ["--platform", "linux/amd64"]
-        self._ctr("images", "pull", "--hosts-dir", self.hosts, "--snapshotter", SNAPSHOTTER, *platforms, reference)
+        options = ["--all-platforms"] if every_platform else ["--platform", "linux/amd64"]
+        options += ["--user", f"{account.user}:{account.password}"] if account is not None else []
+        self._ctr("images", "pull", "--hosts-dir", self.hosts, "--snapshotter", SNAPSHOTTER, *options, reference)
 
     def remove(self, reference: str) -> None:
         """Remove an image, and at once what only it needed."""

@@ -4,6 +4,7 @@ It runs, with the containerd that it starts, in a process and a mount namespace 
 ends what runs in it and undoes its mounts, whatever state they were in.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from urllib.parse import quote
 
 from simulations.processes import Process
 from tests.system.clients import CLIENT_SECONDS, ClientFailed
+from tests.system.tokens import Account
 
 _START_SECONDS = 20
 _ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--propagation", "private"]
@@ -89,10 +91,11 @@ class Dockerd:
             "dockerd has read its configuration again",
         )
 
-    def pull(self, repository: str, tag: str) -> float:
+    def pull(self, repository: str, tag: str, account: Account | None = None) -> float:
         """Pull an image; returns how many seconds that took, raises `ClientFailed`."""
         started = time.monotonic()
-        lines = self._ask("POST", f"/images/create?fromImage={quote(repository, safe='')}&tag={tag}")
+        shown = {"X-Registry-Auth": _auth(account)} if account is not None else {}
+        lines = self._ask("POST", f"/images/create?fromImage={quote(repository, safe='')}&tag={tag}", **shown)
         errors = [line["error"] for line in map(json.loads, lines.splitlines()) if "error" in line]
         if errors:
             raise ClientFailed(f"docker pull {repository}:{tag}: {errors}")
@@ -124,3 +127,10 @@ class Dockerd:
                 return body
         finally:
             connection.close()
+
+
+def _auth(account: Account) -> str:
+    """The account as dockerd is told it (Docker Engine API, "Authentication")."""
+    return base64.urlsafe_b64encode(
+        json.dumps({"username": account.user, "password": account.password}).encode()
+    ).decode()

@@ -20,6 +20,7 @@ from tests.system.fleet import Fleet
 from tests.system.images import Image
 from tests.system.places import Place
 from tests.system.registries import Registry
+from tests.system.tokens import Account
 
 HUB = "docker.io"
 _HUB_HOST = "registry-1.docker.io"
@@ -29,12 +30,16 @@ _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}'
 class MirroredHost:
     """The host, its agent, and all that its runtimes need; nothing is configured to go through the agent yet."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, auth: str = "none", public: tuple[str, ...] = (), login: bool = False
+    ) -> None:
         self.root = directory / "root"
+        self._login = login
         self._directory = directory
         self._network = Network({"registry": Link(), "tracker": Link(), "agent-1": Link()})
         self._cleanup = ExitStack()
-        self.registry = Registry(directory / "registry", place=Place(self._network["registry"]))
+        place = Place(self._network["registry"])
+        self.registry = Registry(directory / "registry", place=place, auth=auth, public=public)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -42,7 +47,7 @@ class MirroredHost:
             stack.enter_context(self.registry)
             stack.enter_context(self.registry.meter.serve(self._network["registry"].listen(443), self._tls()))
             upstream = {"name": HUB, "origin": self.registry.url}
-            settings = {"shim": {"default_upstream": HUB}}
+            settings = {"shim": {"default_upstream": HUB, "login": self._login}}
             fleet = Fleet(self._directory / "fleet", [upstream], 1, network=self._network, agent_settings=settings)
             stack.enter_context(fleet)
             self.agent: Agent = fleet.agents[0]
@@ -127,8 +132,9 @@ class MirroredPodman:
         places += ["--tmpdir", self._directory / "tmp", "--storage-driver", "vfs", "--events-backend", "none"]
         return run([*self._launcher, "podman", *places, *arguments], self._environment)
 
-    def pull(self, reference: str) -> None:
-        self._podman("pull", "--quiet", reference)
+    def pull(self, reference: str, account: Account | None = None) -> None:
+        shown = ["--creds", f"{account.user}:{account.password}"] if account is not None else []
+        self._podman("pull", "--quiet", *shown, reference)
 
     def remove(self, reference: str) -> None:
         self._podman("rmi", "--force", reference)

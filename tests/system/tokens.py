@@ -150,6 +150,10 @@ class _TokenHandler(Handler):
         self._tokens = tokens
         super().__init__(*arguments)
 
+    def do_POST(self) -> None:  # noqa: N802 (http.server looks for this name)
+        """No OAuth2 here: containerd, which tries it first, asks by GET then."""
+        self.answer(405, b"{}")
+
     def respond(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         answer = self._tokens.grant(query.get("scope", []), self.headers.get("Authorization", ""))
