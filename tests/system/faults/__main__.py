@@ -6,6 +6,7 @@ Exit code 1 when a cell isn't as expected.
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from enum import StrEnum
@@ -29,6 +30,8 @@ def main() -> int:
     here = {client for client in Client if all(map(shutil.which, program_of(client)))}
     for client in sorted({cell.client for cell in cells} - here):
         print(f"{client} isn't installed here: its cells are left out", file=sys.stderr)
+    # So that SIGTERM, too, takes away what was made and started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="faults.", dir=args.directory) as name, Bench(Path(name)) as bench:
         for cell in cells:
