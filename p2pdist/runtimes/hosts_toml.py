@@ -109,16 +109,21 @@ def _array(names: list[str]) -> str:
 def _first_table(text: str) -> int:
     """Where the first table begins, with the comment right above it; the end of the text when there is none.
 
-    A line that begins with a bracket can also be inside a value. Then what stands above it isn't TOML by itself.
+    A line that begins with a bracket, or with #, can also be inside a value; what stands above it isn't TOML then.
     """
     for match in re.finditer(r"^[ \t]*\[", text, re.MULTILINE):
-        try:
-            tomllib.loads(text[: match.start()])
-        except tomllib.TOMLDecodeError:
-            continue
-        comment = re.search(r"(?:^[ \t]*#[^\n]*\n)+\Z", text[: match.start()], re.MULTILINE)
-        return comment.start() if comment else match.start()
+        if _is_toml(text[: match.start()]):
+            comment = re.search(r"(?:^[ \t]*#[^\n]*\n)+\Z", text[: match.start()], re.MULTILINE)
+            return comment.start() if comment and _is_toml(text[: comment.start()]) else match.start()
     return len(text)
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _decoded(there: bytes, where: str) -> str:

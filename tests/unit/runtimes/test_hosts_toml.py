@@ -26,6 +26,7 @@ OURS = f'[host."{URL}"]\n  capabilities = ["pull", "resolve"]\n'
             '  capabilities = ["pull"]\n',
         ),
         ('client = [\n["a", "b"]\n]\n[header]\nx = "y"\n', f'client = [\n["a", "b"]\n]\n{OURS}\n[header]\nx = "y"\n'),
+        ("server = '''\n#'''\n[header]\n", f"server = '''\n#'''\n{OURS}\n[header]\n"),
         (
             'server = "s"\r\n[host."https://c.test"]\r\n',
             'server = "s"\r\n' + OURS.replace("\n", "\r\n") + '\r\n[host."https://c.test"]\r\n',
