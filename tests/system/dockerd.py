@@ -63,6 +63,8 @@ class Dockerd:
         options = ["--config-file", self._config, "--data-root", at / "data", "--exec-root", at / "exec"]
         options += ["--pidfile", at / "pid", "--host", f"unix://{self._socket}", "--storage-driver", "vfs"]
         argv = [*self._launcher, *_ALONE, "dockerd", *options, "--iptables=false", "--bridge=none"]
+        # The id that an earlier containerd had is somebody else's in the new process namespace, and would pass for it.
+        (at / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         log = at.with_name(f"dockerd-{self._starts}.log")
         self._starts += 1
         self._process = process = Process(argv, log=log, environment=self._environment)
