@@ -95,7 +95,7 @@ class Registry:
     def upload(self, data: bytes, repository: str, algorithm: str) -> str:
         """Upload a blob by a digest of this algorithm, which is returned; the registry must be open to all."""
         digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
-        connection = self._connect()
+        connection = self.connect()
         try:
             connection.request("POST", f"/v2/{repository}/blobs/uploads/")
             with connection.getresponse() as begun:
