@@ -30,6 +30,9 @@ async def follow_relay(arrival: Arrival, plan: RelayPlan) -> None:
             return
         if control.connected and control.connects != connects:
             return
+        if not control.connected and membership.ticket.provisional:
+            # Who fetches a stripe keeps the others fed, so that none of them would ever be idle for long.
+            raise Unavailable("the tracker is gone, and other members fetch what is missing")
         await arrival.wait_a_moment()
         now = trio.current_time()
         layout = partial.layout

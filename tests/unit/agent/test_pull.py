@@ -4,12 +4,13 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from p2pdist.agent import sources
 from p2pdist.agent.arrival import READER_SECONDS, run_bytes
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, P2PDistError, StoreError, Unavailable
@@ -215,6 +216,25 @@ async def test_a_tracker_that_goes_in_the_middle_is_made_up_for_by_the_origin(ro
             await bench.until(lambda: not bench.library.pulls)
             assert bench.library.origin_bytes == 28 * PIECE_BYTES
             assert bench.value("rescues_total") == 1
+
+
+async def test_who_is_fed_by_a_rescue_of_others_takes_part_at_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "ORPHAN_SECONDS", 3600.0)
+    blob = Blob(40 * PIECE_BYTES)
+    with OriginServer() as origin:
+        origin.put_blob(REPOSITORY, blob.data)
+        async with running(root, origin=origin.url) as bench, trio.open_nursery() as readers:
+            reader = Reader(bench, blob.digest, readers)
+            await relayed(bench, blob)
+            bench.dealer.deal(blob, range(12))
+            await bench.until(lambda: len(reader.received) == 12 * PIECE_BYTES)
+            (pull,) = bench.library.pulls
+            (membership,) = pull.memberships
+            provisional = cast(dict[int, str], membership.ticket.provisional)
+            provisional[11] = "another member"
+            await bench.tracker.close()
+            await bench.line.drop()
+            assert await reader.finished() == blob.data
 
 
 async def test_a_tracker_that_restarts_is_asked_again_and_not_the_origin(root: Path) -> None:
