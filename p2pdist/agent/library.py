@@ -185,17 +185,21 @@ class Library:
         for _ in range(_TRIES):
             # When the blob comes or goes at this very moment, we look again.
             await self._admit(visit)
-            if await self.holds(digest):
-                if visit.admitted:
-                    with suppress(BlobUnknown, BlobUnverified):
-                        return Whole(await stack.enter_async_context(opened(self._means.store, digest)))
+            held, pull = await self.holds(digest), self._pulls.get(digest)
+            if held and visit.admitted:
+                with suppress(BlobUnknown, BlobUnverified):
+                    return Whole(await stack.enter_async_context(opened(self._means.store, digest)))
                 continue
-            if not self._may_join(visit):
+            if (held and pull is None) or not self._may_join(visit):
                 continue
             growing = self._join(visit.source, stack, kept=kept)
-            with suppress(BlobDiscarded):
+            try:
                 await growing.begun()
                 return growing
+            except BlobDiscarded:
+                # A pull that has closed its file ends in a moment, and then says who else may have the blob.
+                if pull is not None:
+                    await pull.ended.wait()
         raise Unavailable(f"{digest} goes from the store as fast as it comes; raise [store] quota")
 
     # The gate.

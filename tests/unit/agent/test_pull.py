@@ -11,7 +11,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from p2pdist.agent import sources
-from p2pdist.agent.arrival import READER_SECONDS, run_bytes
+from p2pdist.agent.arrival import READER_SECONDS, Arrival, run_bytes
+from p2pdist.agent.commit import commit
 from p2pdist.core.digest import Digest
 from p2pdist.core.errors import DigestInvalid, P2PDistError, StoreError, Unavailable
 from p2pdist.core.pieces import PieceSet
@@ -19,7 +20,7 @@ from p2pdist.http.interrupt import Interrupt
 from p2pdist.oci.credentials import Credentials
 from p2pdist.oci.origin import OriginClient, Upstream
 from p2pdist.oci.reference import Tag
-from p2pdist.store import BlobStore
+from p2pdist.store import BlobStore, PartialBlob
 from p2pdist.store.catalogue import Catalogue
 from p2pdist.swarm import Endpoint, Swarm, SwarmSettings
 from p2pdist.wire.messages import (
@@ -184,6 +185,34 @@ async def test_the_last_bytes_are_shown_before_the_record_is_written(
         shown.set()
         await bench.until(lambda: bench.store.has(blob.digest))
         assert await Reader(bench, blob.digest, readers).finished() == blob.data
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["file open", "file closed"])
+async def test_who_asks_while_a_blob_is_being_committed_gets_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    blob = Blob(20 * PIECE_BYTES)
+    there, goes_on = threading.Event(), threading.Event()
+
+    def slowly(arrival: Arrival, partial: PartialBlob) -> None:
+        commit(arrival, partial)
+        there.set()
+        assert goes_on.wait(10)
+
+    monkeypatch.setattr("p2pdist.agent.pull.commit", slowly)
+    async with running(root) as bench, trio.open_nursery() as readers:
+        first = Reader(bench, blob.digest, readers)
+        await relayed(bench, blob)
+        await bench.until(lambda: bool(bench.library.pulls))
+        bench.dealer.deal(blob, range(20))
+        await bench.until(there.is_set)
+        assert bench.store.has(blob.digest)
+        if closed:
+            assert await first.finished() == blob.data
+        late = Reader(bench, blob.digest, readers)
+        await wait_all_tasks_blocked()
+        goes_on.set()
+        assert await late.finished() == blob.data
 
 
 async def test_an_empty_blob(root: Path) -> None:
